@@ -42,7 +42,7 @@ def public_key_of_peer_id(peer_id: str) -> bytes:
     if len(peer_id) > 64:
         raise PeerError("peer ID is too long")
     try:
-        raw = base58.b58decode(peer_id)
+        raw: bytes = base58.b58decode(peer_id)
     except ValueError as error:
         raise PeerError(f"peer ID {peer_id!r} is not base58") from error
     if not raw.startswith(_ED25519_PREFIX) or len(raw) != len(_ED25519_PREFIX) + 32:
