@@ -7,7 +7,8 @@ merely odd becomes a notice with a place.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
@@ -38,8 +39,22 @@ class CloudConfig:
         return tuple(notice for notice in self.warnings if notice.severity == "error")
 
     def place(self, key: str) -> Mark:
-        """Where a dotted key stands in the file, or its nearest parent; unknown without a document."""
-        return self.document.mark(tuple(key.split("."))) if self.document else Mark()
+        """Where a key as in ``k3s.args[0]`` stands in the file, or its nearest parent; unknown without a document."""
+        if self.document is None or not key:
+            return Mark()
+        steps = re.findall(r"[^.\[\]]+|\[\d+\]", key)
+        return self.document.mark(tuple(int(step[1:-1]) if step.startswith("[") else step for step in steps))
+
+    def locate_notice(self, notice: Notice) -> Notice:
+        """A notice that names a key, with the key's place in this file."""
+        mark = self.place(notice.key)
+        return replace(notice, path=self.path, line=mark.line, column=mark.column)
+
+    def locate_error(self, error: InvalidConfigError) -> InvalidConfigError:
+        """An error that names a key, with the key's place in this file; the same object."""
+        mark = self.place(error.key)
+        error.path, error.line, error.column = self.path, mark.line, mark.column
+        return error
 
     def network_token(self) -> NetworkToken:
         """The decoded ``p2p.network_token``.
