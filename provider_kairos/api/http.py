@@ -1,0 +1,212 @@
+"""HTTP/1.1 for one connection: h11 on a trio socket, with limits, and nothing that a client sends ends the server.
+
+This file knows requests and answers, not routes (``router``) nor the daemon (``routes``, ``native``). Error texts
+below the level of JSON are those of Go's net/http, because EdgeVPN's clients see them (spec/edgevpn.md 11.1, 17).
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import h11
+import trio
+
+__all__ = ["Handler", "Limits", "Request", "Response", "serve_connection"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may cost us; sizes in bytes, times in seconds."""
+
+    header_bytes: int = (1 << 20) + 4096  # as in Go: a value travels in the path and may be large
+    body_bytes: int = 1 << 20
+    idle_seconds: float = 75.0  # between two requests of a connection
+    request_seconds: float = 10.0  # from the first byte of a request to its last
+    send_seconds: float = 30.0
+    connections: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A whole request. ``target`` is as the client sent it; header names are lower-case."""
+
+    method: str
+    target: bytes
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+    gone: Callable[[], Awaitable[None]]
+    """Returns when the client has closed the connection; for handlers that wait."""
+
+    def header(self, name: bytes) -> bytes:
+        """Value of the first header of that (lower-case) name, or nothing."""
+        return next((value for key, value in self.headers if key == name), b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer; ``Content-Length`` is added. An empty ``content_type`` means: no body, no such headers."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = "application/json"
+    headers: Sequence[tuple[str, str]] = ()
+    close: bool = False
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class _HangUpError(Exception):
+    """The connection is to be closed, after ``answer`` where there is one."""
+
+    def __init__(self, answer: Response | None = None) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+def _plain(status: HTTPStatus, detail: str = "") -> Response:
+    text = f"{status.value} {status.phrase}" + (f": {detail}" if detail else "")
+    return Response(status, text.encode(), "text/plain; charset=utf-8", close=True)
+
+
+INTERNAL_ERROR = Response(HTTPStatus.INTERNAL_SERVER_ERROR, b'{"message":"Internal Server Error"}\n')
+
+
+async def serve_connection(stream: trio.SocketStream, handler: Handler, limits: Limits) -> None:
+    """Answer the requests of one connection until either side closes it. Raises nothing but cancellation."""
+    server = _Server(stream, handler, limits)
+    try:
+        await server.run()
+    except (trio.BrokenResourceError, trio.ClosedResourceError, ConnectionError):
+        log.debug("an API client went away within an exchange")
+    except Exception:
+        log.exception("an API connection failed")
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(stream)
+
+
+class _Server:
+    def __init__(self, stream: trio.SocketStream, handler: Handler, limits: Limits) -> None:
+        self._stream = stream
+        self._handler = handler
+        self._limits = limits
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.header_bytes)
+        self._method = ""
+        self._busy = False  # whether a part of a request has arrived
+
+    async def run(self) -> None:
+        try:
+            while True:
+                self._method = ""
+                request = await self._read_request()
+                response = await self._answer(request)
+                await self._send(response)
+                if response.close or self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
+                    return
+                self._h11.start_next_cycle()
+        except _HangUpError as hang_up:
+            if hang_up.answer is not None and self._h11.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+                await self._send(hang_up.answer)
+                await self._drain()
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            return await self._handler(request)
+        except _HangUpError:
+            raise
+        except Exception:
+            # The path is not logged: it may hold a join token.
+            log.exception("a handler of the API failed on a %s request", request.method)
+            return INTERNAL_ERROR
+
+    # -- reading
+
+    async def _read_request(self) -> Request:
+        with trio.CancelScope() as scope:
+            self._busy = bool(self._h11.trailing_data[0])
+            seconds = self._limits.request_seconds if self._busy else self._limits.idle_seconds
+            scope.deadline = trio.current_time() + seconds
+            head = await self._next(scope)
+            if not isinstance(head, h11.Request):
+                raise _HangUpError  # closed between two requests
+            self._method = head.method.decode("ascii")
+            body = bytearray()
+            while True:
+                if self._h11.they_are_waiting_for_100_continue:
+                    go_on = h11.InformationalResponse(status_code=100, headers=[])
+                    await self._stream.send_all(self._h11.send(go_on) or b"")
+                event = await self._next(scope)
+                if isinstance(event, h11.Data):
+                    body += event.data
+                    if len(body) > self._limits.body_bytes:
+                        raise _HangUpError(_plain(HTTPStatus.REQUEST_ENTITY_TOO_LARGE))
+                elif isinstance(event, h11.EndOfMessage):
+                    break
+                else:
+                    raise _HangUpError  # closed within the body
+            return Request(self._method, head.target, tuple(head.headers), bytes(body), self._gone)
+        raise _HangUpError(_plain(HTTPStatus.REQUEST_TIMEOUT) if self._busy else None)
+
+    async def _next(self, scope: trio.CancelScope) -> object:
+        """The next event of h11. The first byte of a request starts the time for all of it."""
+        try:
+            while (event := self._h11.next_event()) is h11.NEED_DATA:
+                data = await self._stream.receive_some(65536)
+                if not self._busy:
+                    self._busy = True
+                    scope.deadline = trio.current_time() + self._limits.request_seconds
+                self._h11.receive_data(data)
+        except h11.RemoteProtocolError as error:
+            raise _HangUpError(_refusal(error)) from error
+        return event
+
+    async def _gone(self) -> None:
+        """Return when the client has closed its side. What it sends meanwhile stays unread."""
+        try:
+            if await self._stream.socket.recv(1, socket.MSG_PEEK):
+                await trio.sleep_forever()  # the next request, pipelined: it is still there
+        except OSError:
+            return
+
+    # -- writing
+
+    async def _send(self, response: Response) -> None:
+        headers = list(response.headers)
+        if response.content_type:
+            headers += [("Content-Type", response.content_type), ("Content-Length", str(len(response.body)))]
+        if response.close:
+            headers.append(("Connection", "close"))
+        reason = HTTPStatus(response.status).phrase
+        out = self._h11.send(h11.Response(status_code=response.status, headers=headers, reason=reason)) or b""
+        if response.body and self._method != "HEAD":
+            out += self._h11.send(h11.Data(data=response.body)) or b""
+        out += self._h11.send(h11.EndOfMessage()) or b""
+        with trio.move_on_after(self._limits.send_seconds) as scope:
+            await self._stream.send_all(out)
+        if scope.cancelled_caught:
+            log.info("an API client did not read its answer within %g s", self._limits.send_seconds)
+            raise trio.BrokenResourceError("the client does not read")
+
+    async def _drain(self) -> None:
+        """Read on for a moment after a refusal: closing with unread data would reset it away."""
+        with trio.move_on_after(1):
+            await self._stream.send_eof()
+            for _ in range(64):
+                if not await self._stream.receive_some(65536):
+                    return
+
+
+def _refusal(error: h11.RemoteProtocolError) -> Response:
+    """What Go's server says to a message that is no proper HTTP."""
+    if error.error_status_hint == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
+        return _plain(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+    if "Host" in str(error):
+        return _plain(HTTPStatus.BAD_REQUEST, "missing required Host header")
+    return _plain(HTTPStatus.BAD_REQUEST)

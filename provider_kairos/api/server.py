@@ -1,0 +1,83 @@
+"""The API server: listener, connections, routes. One call, :func:`serve`, that runs until it is cancelled.
+
+Specification: spec/edgevpn.md 11. Why h11 and a router of our own: docs/decisions/0003-api-server.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Protocol
+
+import trio
+
+from provider_kairos.api.address import parse_address
+from provider_kairos.api.backend import Backend
+from provider_kairos.api.http import Limits, serve_connection
+from provider_kairos.api.listener import open_listener
+from provider_kairos.api.native import native_routes
+from provider_kairos.api.router import Router
+from provider_kairos.api.routes import edgevpn_routes
+
+__all__ = ["Limits", "routes", "serve"]
+
+log = logging.getLogger(__name__)
+
+
+class _Started(Protocol):
+    """What a nursery's start() hands over."""
+
+    def started(self, value: str) -> None:
+        """Say that we listen, and where."""
+
+
+_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+def routes(backend: Backend) -> Router:
+    """All routes of the daemon."""
+    return Router([*edgevpn_routes(backend), *native_routes(backend)])
+
+
+async def serve(
+    backend: Backend,
+    listen: str,
+    *,
+    unix_mode: int = 0o600,
+    limits: Limits | None = None,
+    environ: Mapping[str, str] | None = None,
+    task_status: _Started = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve the API at ``listen`` (``unix://PATH`` or ``HOST:PORT``) until cancelled.
+
+    ``unix_mode`` is the mode of the socket file (see ``address.parse_unix_mode``). ``environ`` is looked at for a
+    socket passed on by systemd. Reports the address in use (with the real port) when it listens. Raises ConfigError
+    for a bad address, HostError when the place cannot be had.
+    """
+    bounds = limits or Limits()
+    router = routes(backend)
+    open_connections = 0
+
+    async def handle(stream: trio.SocketStream) -> None:
+        nonlocal open_connections
+        if open_connections >= bounds.connections:
+            log.warning("more than %d API connections: one is turned away", bounds.connections)
+            with trio.move_on_after(1):
+                await stream.send_all(_BUSY)
+            await trio.aclose_forcefully(stream)
+            return
+        open_connections += 1
+        try:
+            await serve_connection(stream, router, bounds)
+        finally:
+            open_connections -= 1
+
+    address = parse_address(listen)
+    async with open_listener(address, unix_mode, environ) as listeners:
+        where = str(address)
+        if not address.path:
+            host, port = listeners[0].socket.getsockname()[:2]
+            where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        log.info("the API listens at %s", where)
+        task_status.started(where)
+        await trio.serve_listeners(handle, listeners)
