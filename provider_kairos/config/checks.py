@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from provider_kairos.config.document import Document, Mapping, Scalar
 from provider_kairos.config.notice import Notice, Severity
 from provider_kairos.config.schema import Settings
+from provider_kairos.config.tree import Document, Mapping, Scalar
 
 __all__ = ["ROLES", "run"]
 

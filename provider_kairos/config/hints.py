@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from provider_kairos.config.document import Document, Entry, Mapping, Node, Scalar, Sequence
 from provider_kairos.config.notice import Mark, Notice
+from provider_kairos.config.tree import Document, Entry, Mapping, Node, Scalar, Sequence
 
 __all__ = ["apply"]
 
@@ -25,12 +25,9 @@ class _Move:
     new: tuple[str, ...]
 
 
+_BLOCKS = ("c3os", "kairos")
 _MOVES: tuple[_Move, ...] = (
-    *(
-        _Move((block, key), ("p2p", key))
-        for block in ("c3os", "kairos")
-        for key in ("network_token", "role", "network_id", "dns")
-    ),
+    *(_Move((block, key), ("p2p", key)) for block in _BLOCKS for key in ("network_token", "role", "network_id", "dns")),
     *(_Move((block, "enable"), (block, "enabled")) for block in ("k3s", "k3s-agent", "k0s", "k0s-worker")),
     *(_Move(("p2p", "ha", key), ("p2p", "auto", "ha", key)) for key in ("enable", "master_nodes", "external_db")),
     _Move(("p2p", "auto", "enabled"), ("p2p", "auto", "enable")),
@@ -50,14 +47,19 @@ def apply(doc: Document) -> list[Notice]:
     def say(mark: Mark, key: str, message: str, hint: str = "") -> None:
         notices.append(Notice(doc.path, mark.line, mark.column, key, message, hint))
 
-    for block in ("c3os", "kairos"):
-        _hybrid(doc.root, block, say)
+    for block in _BLOCKS:
         for key in _INSTALL:
             if entry := _entry(doc.root, (block, key)):
                 say(entry.key_mark, f"{block}.{key}", "this block is not read any more", f"write install.{key}")
+    # without a token the old blocks would only turn "nothing to do" into an error
+    live = {block for block in _BLOCKS if "p2p" in doc.root.entries or _entry(doc.root, (block, "network_token"))}
+    for block in _BLOCKS:
+        if block in live:
+            _hybrid(doc.root, block, say)
     for move in _MOVES:
-        _move(doc.root, move, say)
-    for block in ("c3os", "kairos"):
+        if move.old[0] not in _BLOCKS or move.old[0] in live:
+            _move(doc.root, move, say)
+    for block in _BLOCKS:
         _leftovers(doc.root, block, say)
     if (entry := doc.root.entries.get("vpn")) and isinstance(entry.value, Mapping):
         say(entry.key_mark, "vpn", "has no effect at the top level", "move it below p2p, as p2p.vpn")
@@ -81,7 +83,8 @@ def _put(root: Mapping, path: tuple[str, ...], entry: Entry) -> bool:
         if not isinstance(step.value, Mapping):
             return False
         node = step.value
-    if path[-1] in node.entries:
+    there = node.entries.get(path[-1])
+    if there and not (isinstance(there.value, Scalar) and there.value.is_null):
         return False
     node.entries[path[-1]] = entry
     return True

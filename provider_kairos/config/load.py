@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from provider_kairos.config import checks, document, hints
-from provider_kairos.config.document import Document, KeyPath, Mapping, Node, Scalar, Sequence, plain
 from provider_kairos.config.notice import InvalidConfigError, Mark, Notice
 from provider_kairos.config.schema import KUBEVIP_KEYS, KubeVip, RawScalar, Settings
+from provider_kairos.config.tree import Document, KeyPath, Mapping, Node, Scalar, Sequence, plain
 from provider_kairos.errors import TokenError
 
 if TYPE_CHECKING:

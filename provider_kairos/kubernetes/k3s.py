@@ -216,17 +216,16 @@ def _has_token(flags: list[Flag], environment: dict[str, str], facts: NodeFacts)
 def _never_join_without_token(flags: list[Flag], environment: dict[str, str], facts: NodeFacts, block: Block) -> None:
     joins = any(flag.name == "server" and flag.value for flag in flags) or "server" in facts.config_keys
     if facts.role is NodeRole.HA and not joins and not environment.get("K3S_DATASTORE_ENDPOINT"):
-        assert block.replace_args
+        key = "k3s.replace_args" if block.replace_args else "k3s.args"
         raise InvalidConfigError(
-            "k3s.replace_args leaves out --server: this additional master would found a cluster of its own",
-            key="k3s.replace_args",
-            hint="remove replace_args, or add --server=URL",
+            f"{key} leaves out --server: this additional master would found a cluster of its own",
+            key=key,
+            hint="add --server=URL, or leave it to the provider",
         )
     if (joins or facts.role is NodeRole.HA) and not _has_token(flags, environment, facts):
-        key = "k3s.replace_env" if block.replace_env and facts.role is NodeRole.HA else "k3s"
         raise InvalidConfigError(
-            "a server that joins without a token would silently found a cluster of its own",
-            key=key,
+            "k3s: a server that joins without a token would silently found a cluster of its own",
+            key="k3s.replace_env" if block.replace_env else "k3s.env" if block.env else "k3s",
             hint="set K3S_TOKEN in k3s.env",
         )
 
@@ -243,10 +242,8 @@ def _agent_knows_its_server(
         return
     words = " and ".join(missing)
     if facts.role is NodeRole.WORKER:
-        assert block.replace_env
+        key = "k3s-agent.replace_env" if block.replace_env else "k3s-agent.env"
         raise InvalidConfigError(
-            f"k3s-agent.replace_env leaves out {words}",
-            key="k3s-agent.replace_env",
-            hint="add it to k3s-agent.env, or remove replace_env",
+            f"{key} leaves out {words}", key=key, hint="set it in k3s-agent.env, or leave it to the provider"
         )
     said.append(Notice("", 0, 0, "k3s-agent.env", f"no {words}: this agent cannot join", "set it in k3s-agent.env"))
