@@ -1,0 +1,125 @@
+"""The stored snapshot: records, revision, dirty keys, and the block that shows them (spec/edgevpn.md 5.1, 5.2).
+
+Keeps no rules: whoever calls has decided. Blocks, hashes and packed bytes are made when somebody asks and kept until
+the next change, so that an idle node does not render anything twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from provider_kairos.ledger.block import Block, Storage, block_hash, genesis, go_timestamp, pack
+from provider_kairos.ledger.entry import Entry
+from provider_kairos.ledger.model import RecordKey
+
+__all__ = ["Records"]
+
+
+class Records:
+    """bucket -> key -> entry, with the block's header around it."""
+
+    def __init__(self, block: Block | None = None) -> None:
+        base = block or genesis(0)
+        self.storage: Storage = {name: dict(bucket) for name, bucket in base.storage.items()}
+        self.revision = base.index
+        self.count = sum(map(len, self.storage.values()))
+        self._block: Block = replace(base, storage=_snapshot(self.storage))
+        self._index = base.index
+        self._changed_ns: int | None = None
+        self._packed: bytes | None = None
+        self._dirty: set[RecordKey] = set()
+
+    # reading
+
+    def entry(self, bucket: str, key: str) -> Entry | None:
+        """The stored entry, tombstones included."""
+        records = self.storage.get(bucket)
+        return records.get(key) if records is not None else None
+
+    def value(self, bucket: str, key: str) -> str | None:
+        """The JSON text under a key; None when it is absent or a tombstone."""
+        entry = self.entry(bucket, key)
+        return None if entry is None or entry.deleted else entry.value
+
+    def bucket(self, name: str) -> dict[str, str] | None:
+        """The live records of a bucket; None when there is none."""
+        live = {key: entry.value for key, entry in self.storage.get(name, {}).items() if not entry.deleted}
+        return live or None
+
+    def __iter__(self) -> Iterator[tuple[str, str, Entry]]:
+        for name, records in self.storage.items():
+            for key, entry in records.items():
+                yield name, key, entry
+
+    # writing
+
+    def put(self, bucket: str, key: str, entry: Entry) -> None:
+        """Store an entry."""
+        records = self.storage.setdefault(bucket, {})
+        self.count += key not in records
+        records[key] = entry
+        self._dirty.add((bucket, key))
+
+    def remove(self, bucket: str, key: str) -> None:
+        """Take a record away physically, and its bucket when that is empty then."""
+        records = self.storage[bucket]
+        del records[key]
+        if not records:
+            del self.storage[bucket]
+        self.count -= 1
+        self._dirty.add((bucket, key))
+
+    def commit(self, unix_ns: int) -> None:
+        """Close a group of changes: one block higher, one revision later."""
+        self._index += 1
+        self.revision += 1
+        self._changed_ns = unix_ns
+        self._packed = None
+
+    def adopt(self, block: Block) -> frozenset[RecordKey]:
+        """Replace everything by a received block (mode ``off``); returns the keys that look different."""
+        changed = set()
+        for name in self.storage.keys() | block.storage.keys():
+            ours, theirs = self.storage.get(name, {}), block.storage.get(name, {})
+            changed |= {(name, key) for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+        self.storage = {name: dict(bucket) for name, bucket in block.storage.items()}
+        self.count = sum(map(len, self.storage.values()))
+        self._block, self._index = block, block.index
+        self._changed_ns = self._packed = None
+        self.revision += 1
+        self._dirty |= changed
+        return frozenset(changed)
+
+    def take_dirty(self) -> frozenset[RecordKey]:
+        """The records touched since the last call."""
+        dirty = frozenset(self._dirty)
+        self._dirty.clear()
+        return dirty
+
+    # showing
+
+    @property
+    def index(self) -> int:
+        """Height of the present block."""
+        return self._index
+
+    @property
+    def block(self) -> Block:
+        """The present block; its storage is a snapshot that later changes leave alone."""
+        if self._changed_ns is not None:
+            fresh = Block(self._index, go_timestamp(self._changed_ns), _snapshot(self.storage), "", self._block.hash)
+            self._block = replace(fresh, hash=block_hash(fresh))
+            self._changed_ns = None
+        return self._block
+
+    @property
+    def packed(self) -> bytes:
+        """The present block as it is broadcast."""
+        if self._packed is None:
+            self._packed = pack(self.block)
+        return self._packed
+
+
+def _snapshot(storage: Storage) -> Storage:
+    return {name: dict(bucket) for name, bucket in storage.items()}
