@@ -12,6 +12,7 @@ import ipaddress
 import logging
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
@@ -25,7 +26,7 @@ __all__ = ["Address", "Link", "LinkManager", "LinkWatch", "MulticastInterface"]
 log = logging.getLogger(__name__)
 
 IFF_UP, IFF_LOOPBACK, IFF_POINTOPOINT, IFF_RUNNING, IFF_MULTICAST = 0x1, 0x8, 0x10, 0x40, 0x1000
-_IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_INFO_KIND = 3, 4, 18, 1
+_IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_INFO_KIND = 3, 4, 10, 18, 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
 _IFA_F_NODAD, _IFA_F_TENTATIVE, _IFA_F_DADFAILED = 0x02, 0x40, 0x08
 _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE, _RT_TABLE_MAIN = 4, 5, 6, 15, 254
@@ -36,13 +37,18 @@ _ROUTE = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, pr
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A network link. ``kind`` is the driver's word for virtual ones (``tun``, ``veth``, ``bridge``, ...)."""
+    """A network link.
+
+    ``kind`` is the driver's word for virtual ones (``tun``, ``veth``, ``bridge``, ...), ``master`` the index of the
+    bridge, bond or VRF that it is part of, else 0.
+    """
 
     index: int
     name: str
     flags: int
     mtu: int
     kind: str = ""
+    master: int = 0
 
     @property
     def up(self) -> bool:
@@ -89,11 +95,14 @@ def _links(messages: Iterable[nl.Message]) -> list[Link]:
         attrs = nl.attributes(message.payload[16:])
         info = nl.attributes(attrs.get(_IFLA_LINKINFO, b""))
         name = attrs.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode("utf-8", "replace")
-        mtu = struct.unpack("=I", attrs[_IFLA_MTU])[0] if len(attrs.get(_IFLA_MTU, b"")) == 4 else 0
-        found.append(
-            Link(index, name, flags, mtu, info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode("ascii", "replace"))
-        )
+        kind = info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode("ascii", "replace")
+        found.append(Link(index, name, flags, _number(attrs, _IFLA_MTU), kind, _number(attrs, _IFLA_MASTER)))
     return sorted(found, key=lambda link: link.index)
+
+
+def _number(attrs: dict[int, bytes], kind: int, missing: int = 0) -> int:
+    value = attrs.get(kind, b"")
+    return int.from_bytes(value, sys.byteorder) if len(value) == 4 else missing
 
 
 def _addresses(messages: Iterable[nl.Message], names: dict[int, str]) -> list[Address]:
@@ -105,8 +114,7 @@ def _addresses(messages: Iterable[nl.Message], names: dict[int, str]) -> list[Ad
         attrs = nl.attributes(message.payload[8:])
         # On point-to-point links ADDRESS is the other end; LOCAL, where present, is always ours.
         raw = attrs.get(_IFA_LOCAL) or attrs.get(_IFA_ADDRESS, b"")
-        if len(attrs.get(_IFA_FLAGS, b"")) == 4:
-            flags = struct.unpack("=I", attrs[_IFA_FLAGS])[0]
+        flags = _number(attrs, _IFA_FLAGS, flags)
         ip: IPv4Interface | IPv6Interface
         if family == socket.AF_INET and len(raw) == 4:
             ip = IPv4Interface((raw, prefix))
@@ -160,18 +168,11 @@ class LinkManager:
                     their_family, dst_len, _src, _tos, table, _proto, _scope, kind, _flags = _ROUTE.unpack_from(
                         message.payload
                     )
-                    attrs = {k: v for k, v in nl.attributes(message.payload[12:]).items() if len(v) == 4}
-                    table = struct.unpack("=I", attrs[_RTA_TABLE])[0] if _RTA_TABLE in attrs else table
-                    if (
-                        their_family != family
-                        or dst_len
-                        or kind != 1
-                        or table != _RT_TABLE_MAIN
-                        or _RTA_OIF not in attrs
-                    ):
+                    attrs = nl.attributes(message.payload[12:])
+                    table, index = _number(attrs, _RTA_TABLE, table), _number(attrs, _RTA_OIF)
+                    if their_family != family or dst_len or kind != 1 or table != _RT_TABLE_MAIN or not index:
                         continue
-                    metric = struct.unpack("=I", attrs.get(_RTA_PRIORITY, bytes(4)))[0]
-                    index = struct.unpack("=I", attrs[_RTA_OIF])[0]
+                    metric = _number(attrs, _RTA_PRIORITY)
                     best = min(best or (metric, index), (metric, index))
                 if best:
                     return names.get(best[1])
@@ -182,15 +183,20 @@ class LinkManager:
     ) -> list[MulticastInterface]:
         """Links that carry multicast now and have at least one usable address; ``lo`` is not one.
 
-        ``exclude(name, ipv4)`` leaves out more, such as the VPN's own interface.
+        Ports of a bridge or bond are left out: what they carry is their master's (a Kubernetes node has one such
+        port for each pod). ``exclude(name, ipv4)`` leaves out more, such as the VPN's own interface.
         """
         by_index: dict[int, list[Address]] = {}
         for address in self.addresses():
             if address.usable:
                 by_index.setdefault(address.index, []).append(address)
         found = []
-        for link in self.links():
+        links = self.links()
+        routers = {link.index for link in links if link.kind == "vrf"}
+        for link in links:
             if link.loopback or not link.multicast or link.index not in by_index:
+                continue
+            if link.master and link.master not in routers:
                 continue
             mine = by_index[link.index]
             ipv4 = tuple(a.ip.ip for a in mine if isinstance(a.ip, IPv4Interface))
