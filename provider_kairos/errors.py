@@ -52,6 +52,7 @@ class ExitCode(IntEnum):
     PERMISSION = 6
     UNREACHABLE = 7
     HOST = 8
+    WAITING = 9
     BUG = 70
 
 

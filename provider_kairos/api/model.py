@@ -37,6 +37,7 @@ __all__ = [
     "NodeRecord",
     "PeerStatus",
     "PhaseStatus",
+    "ProviderDocument",
     "ServiceRecord",
     "StatusDocument",
     "Summary",
@@ -261,3 +262,21 @@ class WatchDocument(TypedDict):
     instance: str
     revision: int
     buckets: dict[str, dict[str, str] | None]
+
+
+class ProviderDocument(TypedDict, total=False):
+    """``/run/kairos-p2p/provider.json``: what the provider of this machine says of itself (written by the provider).
+
+    ``seconds`` in a phase count from the start of the bootstrap. ``ready`` means: the Kubernetes service runs and its
+    node is Ready, or this machine is meant to have none.
+    """
+
+    schema: int
+    uuid: str
+    network_id: str
+    role: str | None
+    leader: str | None
+    ready: bool
+    phases: list[PhaseStatus]
+    waiting: list[Mapping[str, object]]
+    error: str | None

@@ -1,0 +1,121 @@
+"""Entry of both programs, ``kairos-p2p`` and ``agent-provider-kairos-p2p``: decides who answers, imports little.
+
+An event of the bus as first argument goes to the plugin (spec/provider.md 1.1), ``daemon`` to the daemon without the
+command line's libraries in its memory, ``lab`` to the lab, everything else to ``cli.app``. Errors get their exit code
+here (docs/reference/exit-codes.md).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from provider_kairos.errors import ConfigError, ExitCode, ProviderError
+from provider_kairos.provider.events import EVENTS
+
+__all__ = ["main", "report", "run"]
+
+DEBUG_VARIABLE = "KAIROS_P2P_DEBUG"
+
+
+def main() -> None:
+    """The console script: never returns normally."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what the arguments say and return the exit code."""
+    first = arguments[0] if arguments else ""
+    if first in EVENTS:
+        from provider_kairos.provider import plugin  # noqa: PLC0415 - nothing else may be loaded for an event
+
+        return plugin.run(first)
+    if first == "daemon" and len(arguments) == 1:
+        return report(_daemon)
+    return report(lambda: _commands(arguments))
+
+
+def _daemon() -> int:
+    from importlib import import_module  # noqa: PLC0415 - see above
+
+    code = import_module("provider_kairos.daemon.main").main(os.environ)
+    return code if isinstance(code, int) else ExitCode.OK
+
+
+def _commands(arguments: Sequence[str]) -> int:
+    from importlib import import_module  # noqa: PLC0415 - see above
+
+    if arguments and arguments[0] == "lab":
+        app, rest, name = import_module("provider_kairos.lab.cli").app, list(arguments[1:]), "kairos-p2p lab"
+    else:
+        module = import_module("provider_kairos.cli.app")
+        app, rest, name = module.app, module.spell_out(arguments), "kairos-p2p"
+    try:
+        app(args=rest, prog_name=name)
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else ExitCode.OK if leaving.code is None else 1
+    return ExitCode.OK
+
+
+def report(work: Callable[[], int]) -> int:
+    """Run ``work``; an error becomes one line on stderr, its hint another, and its exit code is returned."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing more can be said there, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILURE
+    except BaseException as error:
+        cause = _innermost(error)
+        if isinstance(cause, KeyboardInterrupt):
+            return 130
+        if not isinstance(cause, Exception):
+            raise
+        if os.environ.get(DEBUG_VARIABLE):
+            import traceback  # noqa: PLC0415 - only when asked for
+
+            traceback.print_exception(error)
+        if isinstance(cause, ProviderError):
+            _print_error(cause)
+            return cause.exit_code
+        _print_bug(cause)
+        return ExitCode.BUG
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The error inside groups of one; nurseries wrap what is raised in them."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _print_error(error: ProviderError) -> None:
+    place = ""
+    if isinstance(error, ConfigError):
+        place = f"{error.path or 'line'}:{error.line}:{error.column}: " if error.line else ""
+        place = place or (f"{error.path}: " if error.path else "")
+    print(f"error: {place}{error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+
+
+def _print_bug(error: Exception) -> None:
+    """Type and place only: the message of a foreign exception may quote a secret."""
+    where = ""
+    trace = error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if "provider_kairos" in file:
+            where = f" at {file.rpartition('provider_kairos/')[2]}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    print(
+        f"error: a bug in kairos-p2p: {type(error).__name__}{where}; {DEBUG_VARIABLE}=1 prints the traceback",
+        file=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    main()
