@@ -45,6 +45,7 @@ from provider_kairos.ledger.policy import (
     Outcome,
     OwnershipMode,
     Surroundings,
+    derived_owner,
     is_absurd_version,
     is_expired,
     judge,
@@ -91,7 +92,10 @@ class Ledger:
         self._effects: list[Effect] = []
         self._next_heartbeat: float | None = None
         self._next_scrub: float | None = None
-        self._loaded = block is not None and bool(block.storage)
+        # Owners of what the disk kept count as live for one window: their heartbeats are not here yet (or, when they
+        # never come, the records expire a little later). Only judgements know of it, not the lists of live peers.
+        self._spared = frozenset(derived_owner(b, k, e) for b, k, e in self._records if b in OWNERSHIP) - {""}
+        self._spared_until: float | None = None
         for grave in forgotten:
             self._graveyard.bury(grave.bucket, grave.key, grave.version)
         self._graveyard.take_fresh()
@@ -240,9 +244,6 @@ class Ledger:
 
     def tick(self, now: Now) -> None:
         """Do what is due: heartbeat, wishes, scrubbing, broadcasts. Cheap when nothing is."""
-        if self._loaded:
-            self._loaded = False
-            self._observe_heartbeats(self._records.storage.get(HEARTBEATS, {}), now)
         if self._signer is not None and (self._next_heartbeat is None or now.mono >= self._next_heartbeat):
             self._beat(self._signer.peer_id, now)
         self._look_at_intents(now)
@@ -340,13 +341,15 @@ class Ledger:
             self._liveness.observe(peer, entry, now)
 
     def _around(self, now: Now) -> Surroundings:
-        """Liveness as it is before a merge begins: nothing that a block brings can bend the judgement of its rest."""
+        """Liveness as it is before a merge begins: what a block brings cannot bend the judgement of its rest."""
         verdicts: dict[str, bool] = {}
-        live = self._liveness.is_live
+        if self._spared_until is None:
+            self._spared_until = now.mono + self.settings.ownership_ttl
+        spared = self._spared if now.mono < self._spared_until else frozenset()
 
         def is_live(peer: str) -> bool:
             if peer not in verdicts:
-                verdicts[peer] = live(peer, now)
+                verdicts[peer] = peer in spared or self._liveness.is_live(peer, now)
             return verdicts[peer]
 
         return Surroundings(now.unix_ns, self.settings.ownership_ttl, is_live)
