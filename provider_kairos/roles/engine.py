@@ -155,6 +155,12 @@ class RolesEngine:
             first=decision.first or "",
         )
 
+    def lost(self, key: str) -> None:
+        """A write failed: it is due again at the next step."""
+        self._pending.pop(key, None)
+        if key == uuid_key(self.settings.uuid):
+            self._advertised = None
+
     # -- what this node is ------------------------------------------------------------------------------------
 
     def _role(self, view: View, local: LocalTruth) -> Role | None:
