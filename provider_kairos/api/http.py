@@ -137,6 +137,9 @@ class _Server:
             if not isinstance(head, h11.Request):
                 raise _HangUpError  # closed between two requests
             self._method = head.method.decode("ascii")
+            # h11 looks at its limit only between two reads; a last read may jump over it.
+            if len(head.target) + sum(len(n) + len(v) + 4 for n, v in head.headers) > self._limits.header_bytes:
+                raise _HangUpError(_plain(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
             body = bytearray()
             while True:
                 if self._h11.they_are_waiting_for_100_continue:
