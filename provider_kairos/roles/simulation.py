@@ -44,7 +44,7 @@ Record = tuple[int, str, object]
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What happens. Times in seconds, probabilities from 0 to 1."""
+    """What happens. Times in seconds, probabilities from 0 to 1. The last ``late`` boxes are started by hand."""
 
     seed: int
     nodes: int = 3
@@ -60,6 +60,7 @@ class Scenario:
     skew: float = 2.0
     restarts: int = 0
     keep_ledger: bool = True
+    late: int = 0
 
 
 class World:
@@ -79,7 +80,8 @@ class World:
             uuid = NodeUuid(f"{self.rng.getrandbits(64):016x}-box{number}")
             box: Box = OurBox(self, uuid) if kinds[number] else GoBox(self, uuid)
             self.boxes.append(box)
-            self.at(self.rng.uniform(0, scenario.spread), box.power_on)
+            if number < total - scenario.late:
+                self.at(self.rng.uniform(0, scenario.spread), box.power_on)
         for _ in range(scenario.restarts):
             victim = self.rng.choice(self.boxes)
             self.at(self.rng.uniform(0, scenario.spread + 15), victim.bounce)
@@ -105,7 +107,7 @@ class World:
 
     def run_until_formed(self, limit: float, more: float = 15.0) -> bool:
         """Until every box is configured, then ``more`` seconds; False when that does not happen by ``limit``."""
-        while not all(box.deployed for box in self.boxes):
+        while not all(box.deployed for box in self.boxes[: len(self.boxes) - self.scenario.late]):
             if self.time >= limit:
                 return False
             self.run_until(self.time + 1)
