@@ -41,7 +41,8 @@ STATUS_FILE: Final = "/run/kairos-p2p/provider.json"
 """What the provider says about its role and phases."""
 
 AGENT_API: Final = "http://127.0.0.1:8080"
-"""The API address that the agent of today hands to the provider (spec/provider.md 3.1)."""
+"""The API address that released agents hand to the provider (spec/provider.md 3.1). Newer ones hand over nothing and
+the provider takes its socket (3.3); so do boxes, unless told otherwise."""
 
 PERSISTENT_PATHS: Final = (
     "/usr/local",
@@ -85,7 +86,7 @@ class BoxSpec:
     assembled: bool = False
     k3s: str = ""
     cgroup: str = ""
-    agent_api: str = AGENT_API
+    agent_api: str = ""
     product: bool = True
 
     @property
@@ -115,7 +116,7 @@ class LabSettings:
     boxes: int = 3
     files: dict[str, str] = field(default_factory=dict, repr=False)
     k3s: str = ""
-    agent_api: str = AGENT_API
+    agent_api: str = ""
     product: bool = True
 
     def to_json(self) -> str:

@@ -251,7 +251,13 @@ class Manager:
 
     async def run_plain(self, argv: list[str]) -> int:
         """Run a program that is no service (a boot stage) to its end and return its status."""
-        pid = spawn(Launch(tuple(argv), {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", "HOME": "/root"}, f"{LOG_FOLDER}/stages-output.log"))
+        pid = spawn(
+            Launch(
+                tuple(argv),
+                {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", "HOME": "/root"},
+                f"{LOG_FOLDER}/stages-output.log",
+            )
+        )
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._exits[pid] = future
         return await future

@@ -1,0 +1,148 @@
+"""``lab up``: from a command line to Ready nodes, telling what is going on and what it waits for.
+
+The phases are facts seen from outside the boxes, each with the seconds since the box's boot; nothing is said
+before it has happened (users' notes 10, "progress with honest phases").
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from provider_kairos.errors import ConfigError, TimeoutHostError
+from provider_kairos.lab import client
+from provider_kairos.lab.model import LabError, LabSettings
+from provider_kairos.lab.place import Place
+
+__all__ = ["CONFIG_PATH", "EXTRA_PATH", "Progress", "config_files", "still_waiting", "wait_until_ready"]
+
+CONFIG_PATH: Final = "/oem/90_custom.yaml"
+EXTRA_PATH: Final = "/oem/99_lab.yaml"
+_PHASES: Final = (
+    ("booted", "booted"),
+    ("daemon", "daemon answers"),
+    ("address", "address"),
+    ("role", "role"),
+    ("k3s", "k3s started"),
+    ("ready", "Ready"),
+)
+_LOOK_EVERY: Final = 0.1
+
+
+def _generated(*, lone: bool) -> str:
+    from provider_kairos.token import codec  # noqa: PLC0415 -- only when there is no file
+
+    text = codec.encode(codec.generate())
+    lines = ["#cloud-config", "", "p2p:", f'  network_token: "{text}"', "  disable_dht: true"]
+    if lone:
+        lines.append("  minimum_nodes: 1")
+    return "\n".join(lines) + "\n"
+
+
+def config_files(config: Path | None, boxes: int, *, as_is: bool = False) -> dict[str, str]:
+    """The cloud-config files of every box: the user's or a generated one; a lone box waits for nobody else.
+
+    ``as_is`` lays the files without ``minimum_nodes``. Raises ConfigError when the file cannot be read.
+    """
+    lone = boxes == 1 and not as_is
+    if config is None:
+        return {CONFIG_PATH: _generated(lone=lone)}
+    try:
+        files = {CONFIG_PATH: config.read_text("utf-8")}
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"cannot be read: {reason}", path=str(config)) from error
+    if lone:
+        files[EXTRA_PATH] = "#cloud-config\n\np2p:\n  minimum_nodes: 1\n"
+    return files
+
+
+class Progress:
+    """Prints every phase of every box once, as it comes."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._said: set[tuple[str, str]] = set()
+        self._reasons: dict[str, str] = {}
+
+    def show(self, status: dict[str, Any]) -> None:
+        """Say what is new in a supervisor's status."""
+        for box in status["boxes"]:
+            for key, words in _PHASES:
+                seconds = box["phases"][key]
+                if seconds is None or (box["name"], key) in self._said:
+                    continue
+                self._said.add((box["name"], key))
+                what = {"address": f"address {box['address']}", "role": f"role {box['role']}"}.get(key, words)
+                self._write(f"{seconds:7.1f} s  {box['name']:<6} {what}")
+            reason = "; ".join(str(w.get("text", w.get("code", ""))) for w in box["waiting"])
+            if reason and reason != self._reasons.get(box["name"]) and not box["seconds_to_ready"]:
+                self._reasons[box["name"]] = reason
+                self._write(f"           {box['name']:<6} waits: {reason}")
+
+
+def _from_box(place: Place, name: str) -> list[str]:
+    """What the product itself says that it waits for (``kairos-p2p status --json`` in the box)."""
+    argv = [sys.executable, "-m", "provider_kairos.lab", "exec", "--name", place.name, name, "--"]
+    try:
+        done = subprocess.run(
+            [*argv, "kairos-p2p", "status", "--json"], capture_output=True, timeout=10, stdin=subprocess.DEVNULL
+        )
+        document = json.loads(done.stdout)
+        return [str(reason.get("text") or reason.get("code")) for reason in document.get("waiting", [])]
+    except (subprocess.TimeoutExpired, ValueError, AttributeError):
+        return []
+
+
+def still_waiting(place: Place, status: dict[str, Any]) -> list[str]:
+    """One line per box that is not Ready: which phase has not come, and why as far as the box knows."""
+    lines = []
+    for box in status["boxes"]:
+        if box["seconds_to_ready"] is not None:
+            continue
+        missing = next((words for key, words in _PHASES if box["phases"][key] is None), "Ready")
+        reasons = _from_box(place, box["name"]) if box["state"] == "running" else []
+        reasons = reasons or [str(w.get("text", w.get("code", ""))) for w in box["waiting"]]
+        why = f": {'; '.join(reasons)}" if reasons else ""
+        lines.append(f"{box['name']} ({box['state']}) has not reached {missing!r}{why}")
+    return lines
+
+
+def wait_until_ready(place: Place, timeout: float, progress: Progress) -> dict[str, Any]:
+    """Wait until every box is Ready; raises TimeoutHostError with what each one waits for, LabError when one died."""
+    deadline = time.monotonic() + timeout
+    while True:
+        status = client.status(place)
+        progress.show(status)
+        if status["complete"]:
+            return status
+        dead = [box["name"] for box in status["boxes"] if box["state"] in {"off", "dead"}]
+        if dead:
+            raise LabError(f"{', '.join(dead)} went off while booting", hint=f"see {place.log}")
+        if time.monotonic() > deadline:
+            waiting = "\n  ".join(still_waiting(place, status))
+            raise TimeoutHostError(
+                f"not every box is Ready after {timeout:g} s:\n  {waiting}\n",
+                hint="the lab stays up: `kairos-p2p lab status`, `lab logs BOX`, `lab exec BOX -- sh`, `lab down`",
+            )
+        time.sleep(_LOOK_EVERY)
+
+
+def settings_for(
+    *, name: str, boxes: int, config: Path | None, k3s: str, agent_api: str, as_is: bool = False
+) -> LabSettings:
+    """The settings of ``lab up``'s options; ``k3s`` empty means ``$K3S_BIN``, and that empty the stand-in."""
+    binary = k3s or os.environ.get("K3S_BIN", "")
+    return LabSettings(
+        name=name,
+        boxes=boxes,
+        files=config_files(config, boxes, as_is=as_is),
+        k3s=str(Path(binary).resolve()) if binary else "",
+        agent_api=agent_api,
+    )
