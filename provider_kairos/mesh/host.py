@@ -1,0 +1,335 @@
+"""One life of the libp2p host: everything that ends and starts again together (spec/edgevpn.md 7).
+
+Puts swarm, gossip, room, identify, dialer and mDNS together. Discovery runs in tasks that are restarted when they
+fail; a failure of anything else ends this host, and :mod:`provider_kairos.mesh.node` makes a new one from the same key.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
+
+import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from provider_kairos.clock import Clock
+from provider_kairos.errors import HostError, PeerError, UnreachableError
+from provider_kairos.ids import PeerId
+from provider_kairos.mesh import identify, parts
+from provider_kairos.mesh.addresses import Networks, advertised, parse_listen
+from provider_kairos.mesh.channels import Handshakes
+from provider_kairos.mesh.complaints import Complaints
+from provider_kairos.mesh.dialer import Dialer
+from provider_kairos.mesh.gossip import PROTOCOLS as GOSSIP
+from provider_kairos.mesh.gossip import Gossip
+from provider_kairos.mesh.gossip_wire import GossipMessage
+from provider_kairos.mesh.multistream import NegotiationError
+from provider_kairos.mesh.muxer_stream import PacketHandler, Stream, StreamEndedError
+from provider_kairos.mesh.room import Room
+from provider_kairos.mesh.settings import MeshSettings
+from provider_kairos.mesh.streams import MeshStream, StreamHandler, run_handler
+from provider_kairos.mesh.swarm import Connection, Started, Swarm
+from provider_kairos.mesh.views import (
+    EpochChanged,
+    MeshEvent,
+    Message,
+    PeerConnected,
+    PeerDisconnected,
+    PeerSubscribed,
+    PeerUnsubscribed,
+)
+
+__all__ = ["Host", "Sink"]
+
+log = logging.getLogger(__name__)
+
+IDENTIFY_TIMEOUT = 20.0
+OPEN_TIMEOUT = 10.0
+ADDRESSES_FRESH = 5.0
+
+
+class Sink(Protocol):
+    """Where a host delivers to; outlives it."""
+
+    def deliver(self, message: Message) -> None:
+        """Take an opened message."""
+
+    def tell(self, event: MeshEvent) -> None:
+        """Take an event."""
+
+
+class Host:
+    """A running host. Make one, start :meth:`run`."""
+
+    def __init__(
+        self,
+        settings: MeshSettings,
+        clock: Clock,
+        rng: random.Random,
+        *,
+        sink: Sink,
+        complaints: Complaints,
+        handlers: dict[str, StreamHandler],
+        packet_handlers: dict[str, PacketHandler],
+    ) -> None:
+        taken = parts.load()
+        key_pair = taken.create_ed25519(settings.seed)
+        self.peer_id = PeerId(taken.ID.from_pubkey(key_pair.public_key).to_base58())
+        self.identities: dict[PeerId, identify.Identity] = {}
+        self._public_key = key_pair.public_key.serialize()
+        self._settings = settings
+        self._clock = clock
+        self._sink = sink
+        self._complaints = complaints
+        self._handlers = handlers
+        self._packet_handlers = packet_handlers
+        self._blocked = Networks(settings.blocked_networks)
+        self._own: dict[str, Callable[[Stream], Awaitable[None]]] = {
+            identify.IDENTIFY: self._answer_identify,
+            identify.PUSH: self._take_push,
+            identify.PING: _answer_ping,
+        }
+        self.swarm = Swarm(
+            self.peer_id,
+            Handshakes(key_pair),
+            self._blocked,
+            serves=self._serves,
+            on_stream=self._on_stream,
+            packet_handlers=packet_handlers,
+            on_connected=self._connected,
+            on_disconnected=self._disconnected,
+        )
+        self.gossip = Gossip(
+            self.peer_id,
+            Ed25519PrivateKey.from_private_bytes(settings.seed),
+            self.swarm,
+            max(settings.token.max_message_size, 0),
+            rng,
+            first_seqno=clock.now().unix_ns,
+            deliver=self._deliver,
+            subscribed=self._subscribed,
+            complain=complaints.complain,
+        )
+        for protocol in GOSSIP:
+            self._own[protocol] = self.gossip.serve
+        self.room = Room(settings, self.gossip)
+        self.dialer = Dialer(
+            self.peer_id,
+            self.swarm,
+            self._blocked,
+            rng,
+            bootstrap=settings.bootstrap_peers,
+            own_endpoints=self.addresses,
+        )
+        self._on_topic: set[PeerId] = set()
+        self._addresses: tuple[float, list[str]] = (float("-inf"), [])
+        self._changed_protocols = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, listen: Iterable[tuple[str, int]], task_status: Started) -> None:
+        """Serve until cancelled or broken. Raises HostError when nothing can be listened on."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await nursery.start(self.swarm.serve, list(listen))
+            await nursery.start(self.gossip.run)
+            self.room.tick(self._clock.now())
+            nursery.start_soon(self._rotate)
+            nursery.start_soon(self._restarting, "dialer", self.dialer.run)
+            nursery.start_soon(self._push_changes)
+            if self._settings.mdns:
+                nursery.start_soon(self._restarting, "mDNS", self._mdns)
+            task_status.started()
+
+    def listen(self) -> list[tuple[str, int]]:
+        """What the settings ask for. Raises ConfigError."""
+        return [parse_listen(text) for text in self._settings.listen]
+
+    # --- for the mesh -----------------------------------------------------------------------------------------------
+
+    def addresses(self) -> list[str]:
+        """What others are told to dial; looked up at most every few seconds."""
+        now = trio.current_time()
+        if now - self._addresses[0] > ADDRESSES_FRESH:
+            try:
+                found = advertised(self.swarm.bound, self._blocked, self._settings.interfaces)
+            except OSError as error:
+                log.warning("cannot list the addresses of this machine: %s", error)
+                found = self._addresses[1]
+            self._addresses = (now, found)
+        return self._addresses[1]
+
+    def on_chain(self) -> set[PeerId]:
+        """Peers in the current ledger room."""
+        return self.gossip.router.subscribers(self.room.current.topic)
+
+    async def open_stream(self, peer: PeerId, protocol: str) -> MeshStream:
+        """A stream to ``peer``, connecting first where needed. Raises UnreachableError or PeerError."""
+        if self.swarm.preferred(peer) is None:
+            with trio.move_on_after(OPEN_TIMEOUT):
+                await self.dialer.wait_connected(peer)
+        if self.swarm.preferred(peer) is None:
+            raise UnreachableError(f"peer {peer} is not connected")
+        return MeshStream(await self.swarm.open_stream(peer, (protocol,)))
+
+    def protocols_changed(self) -> None:
+        """Handlers were added or removed: tell connected peers."""
+        self._changed_protocols.set()
+
+    # --- streams ----------------------------------------------------------------------------------------------------
+
+    def _protocols(self) -> list[str]:
+        return sorted({*self._own, *self._handlers, *self._packet_handlers})
+
+    def _serves(self, protocol: str) -> bool:
+        return protocol in self._own or protocol in self._handlers or protocol in self._packet_handlers
+
+    def _on_stream(self, stream: Stream) -> None:
+        assert self._nursery is not None
+        own = self._own.get(stream.protocol)
+        theirs = self._handlers.get(stream.protocol)
+        if own is None and theirs is not None:
+            handler = theirs
+
+            async def own(stream: Stream) -> None:
+                await handler(stream.peer, MeshStream(stream))
+
+        if own is None:
+            stream.reset()
+        else:
+            self._nursery.start_soon(run_handler, stream, own, self._complaints)
+
+    # --- identify ---------------------------------------------------------------------------------------------------
+
+    def _identity(self, peer: PeerId) -> bytes:
+        connection = self.swarm.preferred(peer)
+        observed = connection.address if connection is not None else None
+        return identify.encode(
+            self._public_key, self.addresses(), self._protocols(), self._settings.user_agent, observed
+        )
+
+    async def _answer_identify(self, stream: Stream) -> None:
+        await stream.write(self._identity(stream.peer))
+
+    async def _take_push(self, stream: Stream) -> None:
+        with trio.move_on_after(IDENTIFY_TIMEOUT):
+            self._learn(stream.peer, await identify.read(stream.read))
+
+    async def _ask_identity(self, peer: PeerId) -> None:
+        try:
+            with trio.move_on_after(IDENTIFY_TIMEOUT):
+                stream = await self.swarm.open_stream(peer, (identify.IDENTIFY,))
+                try:
+                    self._learn(peer, await identify.read(stream.read))
+                finally:
+                    await stream.close()
+        except PeerError as error:
+            log.debug("peer %s does not identify itself: %s", peer, error)
+
+    def _learn(self, peer: PeerId, identity: identify.Identity) -> None:
+        self.identities[peer] = identity
+        self.dialer.learn(peer, identity.endpoints)
+        if identity.protocols.intersection(GOSSIP):
+            self.gossip.nudge(peer)
+
+    async def _push_changes(self) -> None:
+        while True:
+            await self._changed_protocols.wait()
+            await trio.sleep(0.05)  # several handlers are registered in a row
+            self._changed_protocols = trio.Event()
+            for peer in self.swarm.peers():
+                assert self._nursery is not None
+                self._nursery.start_soon(self._push, peer)
+
+    async def _push(self, peer: PeerId) -> None:
+        try:
+            with trio.move_on_after(IDENTIFY_TIMEOUT):
+                stream = await self.swarm.open_stream(peer, (identify.PUSH,))
+                try:
+                    await stream.write(self._identity(peer))
+                finally:
+                    await stream.close()
+        except (StreamEndedError, NegotiationError) as error:
+            log.debug("peer %s takes no identify push: %s", peer, error)
+
+    # --- connections ------------------------------------------------------------------------------------------------
+
+    def _connected(self, connection: Connection) -> None:
+        peer = connection.peer
+        if len(self.swarm.connections(peer)) == 1:
+            log.info("peer %s connected at %s", peer, connection.address)
+            self._sink.tell(PeerConnected(peer))
+        self.dialer.connection_changed(peer)
+        self.gossip.nudge(peer)
+        assert self._nursery is not None
+        self._nursery.start_soon(self._greet, connection)
+
+    async def _greet(self, connection: Connection) -> None:
+        connection.muxer.ping()
+        await self._ask_identity(connection.peer)
+
+    def _disconnected(self, connection: Connection) -> None:
+        peer = connection.peer
+        self.dialer.connection_changed(peer)
+        self.gossip.nudge(peer)
+        if not self.swarm.connections(peer):
+            log.info("peer %s disconnected: %s", peer, connection.muxer.error or "shutting down")
+            self.identities.pop(peer, None)
+            self._sink.tell(PeerDisconnected(peer))
+
+    # --- the room ---------------------------------------------------------------------------------------------------
+
+    def _deliver(self, message: GossipMessage, via: PeerId) -> None:
+        try:
+            opened = self.room.open(message, via)
+        except PeerError as error:
+            self._complaints.complain(via, "unopened_message", str(error))
+        else:
+            self._sink.deliver(opened)
+
+    def _subscribed(self, _peer: PeerId) -> None:
+        now = self.on_chain()
+        for peer in now - self._on_topic:
+            self._sink.tell(PeerSubscribed(peer))
+        for peer in self._on_topic - now:
+            self._sink.tell(PeerUnsubscribed(peer))
+        self._on_topic = now
+
+    async def _rotate(self) -> None:
+        while True:
+            epoch = self.room.tick(self._clock.now())
+            if epoch is not None:
+                log.info("ledger room of epoch %d", epoch.counter)
+                self._sink.tell(EpochChanged(epoch.counter))
+                self._subscribed(self.peer_id)
+            await trio.sleep(self.room.wait(self._clock.now()))
+
+    # --- discovery --------------------------------------------------------------------------------------------------
+
+    async def _mdns(self) -> None:
+        from provider_kairos.mesh.mdns import Mdns, MdnsSettings  # noqa: PLC0415 - dnspython only where mDNS is on
+
+        settings = MdnsSettings(self._settings.token.mdns, self.peer_id, self._settings.blocked_networks)
+        await Mdns(settings, self.addresses, self.dialer.found).run()
+
+    async def _restarting(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Keep a discovery running: its failure is a line in the log, never more."""
+        pause = 1.0
+        while True:
+            started = trio.current_time()
+            try:
+                await run()
+            except HostError as error:
+                log.warning("%s: %s", name, error)
+            except Exception:  # discovery may break in ways of its own; the mesh goes on
+                log.exception("%s failed, it is started again in %.0f s", name, pause)
+            if trio.current_time() - started > 60:
+                pause = 1.0
+            await trio.sleep(pause)
+            pause = min(pause * 2, 60.0)
+
+
+async def _answer_ping(stream: Stream) -> None:
+    while data := await stream.read(identify.PING_LENGTH):
+        await stream.write(data)

@@ -1,0 +1,344 @@
+"""Yamux connection: many streams over one secure channel (the yamux specification, as go-yamux v5 speaks it).
+
+One reader parses many frames per received piece, one writer joins queued frames into few writes and alone touches the
+channel, so that cancelling somebody's write never cuts a frame. Windows wake their waiters by event. The reader
+answers multistream-select itself: a protocol with a packet handler is served without a task (one stream per packet,
+spec/edgevpn.md 8.1), any other stream goes to ``on_stream`` agreed and ready.
+
+Everything that a peer may make us hold is bounded: streams, unread bytes per stream and connection, unagreed streams,
+the answers that wait to be written. A silent link is found by pings within ``PING_AFTER + PING_TIMEOUT`` seconds.
+Who the peer is, and what protocols mean, is decided above.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import trio
+
+from provider_kairos.errors import PeerError
+from provider_kairos.ids import PeerId
+from provider_kairos.mesh.multistream import NegotiationError, Responder
+from provider_kairos.mesh.muxer_stream import PacketHandler, Stream, StreamEndedError
+from provider_kairos.mesh.yamux_frames import Flag, FrameParser, GoAway, Kind, YamuxError, encode_header
+
+__all__ = ["PROTOCOL", "ByteChannel", "Muxer"]
+
+log = logging.getLogger(__name__)
+
+PROTOCOL = "/yamux/1.0.0"
+
+MAX_STREAMS = 1024
+"""Streams that a peer may have open at once; more are reset."""
+
+MAX_BUFFERED = 32 * 1024 * 1024
+"""Unread bytes of all streams together; the stream that would go over is reset."""
+
+HIGH_WATER = 256 * 1024
+"""Queued bytes above which writers wait."""
+
+MAX_QUEUED = 4 * 1024 * 1024
+"""Queued bytes at which the connection is given up: the peer makes us answer but does not read."""
+
+COALESCE = 60_000
+"""Bytes per write to the channel; one noise message takes 65 519."""
+
+PING_AFTER = 5.0
+"""Seconds without any byte from the peer after which it is asked for one."""
+
+PING_TIMEOUT = 10.0
+"""Seconds without any byte after a ping until the link counts as dead."""
+
+SWEEP = 30.0
+"""Age in seconds at which a stream is reset that agreed on no protocol, or that only we have closed."""
+
+
+class ByteChannel(Protocol):
+    """What a connection runs on: an encrypted, ordered byte stream."""
+
+    async def receive(self) -> bytes:
+        """Some bytes; none at the end."""
+
+    async def send(self, data: bytes) -> None:
+        """Send everything."""
+
+    async def aclose(self) -> None:
+        """Close the socket."""
+
+
+class Muxer:
+    """One connection. Start :meth:`run` in a nursery of the owner; it returns when the connection is over."""
+
+    def __init__(
+        self,
+        channel: ByteChannel,
+        peer: PeerId,
+        *,
+        initiator: bool,
+        serves: Callable[[str], bool],
+        on_stream: Callable[[Stream], None],
+        packet_handlers: Mapping[str, PacketHandler],
+    ) -> None:
+        self.peer = peer
+        self.initiator = initiator
+        self.buffered = 0
+        self.rtt = 0.0
+        self.ended = trio.Event()
+        self.error = ""
+        self.streams: dict[int, Stream] = {}
+        self._channel = channel
+        self._serves = serves
+        self._on_stream = on_stream
+        self._packet_handlers = packet_handlers
+        self._next_id = 1 if initiator else 2
+        self._going_away = False
+        self._closing: int | None = None
+        self._out: list[bytes] = []
+        self._queued = 0
+        self._out_ready = trio.Event()
+        self._drained = trio.Event()
+        self._scope = trio.CancelScope()
+        self._heard_at = trio.current_time()
+        self._pings = 0
+        self._ping_sent: float | None = None
+        self._inbound = 0
+
+    # --- for owners and streams -------------------------------------------------------------------------------------
+
+    @property
+    def alive(self) -> bool:
+        """New streams may be opened."""
+        return not self.ended.is_set() and not self._going_away and self._closing is None
+
+    @property
+    def congested(self) -> bool:
+        """Writers wait until the queue is shorter."""
+        return self._queued >= HIGH_WATER
+
+    @property
+    def idle(self) -> bool:
+        """No stream is open."""
+        return not self.streams
+
+    def open_stream(self) -> Stream:
+        """A new outbound stream; the peer learns of it with the first write. Raises StreamEndedError."""
+        if not self.alive:
+            raise StreamEndedError(f"connection to {self.peer} is gone")
+        stream = Stream(self, self._next_id, outbound=True)
+        self._next_id += 2
+        self.streams[stream.stream_id] = stream
+        return stream
+
+    def put(self, data: bytes) -> None:
+        """Queue whole frames."""
+        if self.ended.is_set():
+            return
+        self._out.append(data)
+        self._queued += len(data)
+        self._out_ready.set()
+        if self._queued > MAX_QUEUED:
+            self._fail("peer does not read what it makes us answer")
+
+    async def drained(self) -> None:
+        """Wait until the queue is short again, or the connection over."""
+        if self.congested and not self.ended.is_set():
+            await self._drained.wait()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    def may_grow(self) -> bool:
+        """Whether a stream may be given a larger window."""
+        return self.buffered < MAX_BUFFERED // 4 and len(self.streams) < 64
+
+    def forget(self, stream: Stream) -> None:
+        """The stream is over."""
+        if self.streams.pop(stream.stream_id, None) is not None and not stream.outbound:
+            self._inbound -= 1
+
+    def close(self, code: int = GoAway.NORMAL) -> None:
+        """Say goodbye and end; :meth:`run` returns shortly after."""
+        if self._closing is None and not self.ended.is_set():
+            self._closing = int(code)
+            self.put(encode_header(Kind.GO_AWAY, Flag.NONE, 0, int(code)))
+
+    async def run(self) -> None:
+        """Serve the connection until it ends; the reason is in :attr:`error`. Only cancellation is raised."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._scope = nursery.cancel_scope
+                nursery.start_soon(self._read)
+                nursery.start_soon(self._write)
+                nursery.start_soon(self._watch)
+        finally:
+            self._end()
+            with trio.CancelScope(shield=True), trio.move_on_after(1):
+                await self._channel.aclose()
+
+    # --- tasks ------------------------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        parser = FrameParser()
+        try:
+            while data := await self._channel.receive():
+                self._heard_at = trio.current_time()
+                for frame in parser.feed(data):
+                    self._on_frame(*frame)
+            self._stop("closed by the peer")
+        except YamuxError as error:
+            self.close(GoAway.PROTOCOL_ERROR)
+            self._stop(str(error), grace=1.0)
+            await trio.sleep(1.0)  # the writer sends the goodbye meanwhile
+        except PeerError as error:
+            self._stop(str(error))
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._out_ready.wait()
+                while self._out:
+                    data = b"".join(self._out)
+                    self._out = []
+                    self._queued = 0
+                    self._drained.set()
+                    self._drained = trio.Event()
+                    for start in range(0, len(data), COALESCE):
+                        await self._channel.send(data[start : start + COALESCE])
+                if self._closing is not None:
+                    self._stop(self.error or "closed by us")
+                    return
+                self._out_ready = trio.Event()
+        except PeerError as error:
+            self._stop(str(error))
+
+    async def _watch(self) -> None:
+        """Ping a silent peer, give up a dead one, reset streams that lead nowhere."""
+        swept_at = trio.current_time()
+        while True:
+            now = trio.current_time()
+            silent = now - self._heard_at
+            if (
+                self._ping_sent is not None
+                and self._heard_at < self._ping_sent
+                and now - self._ping_sent >= PING_TIMEOUT
+            ):
+                self._stop("link is dead: no answer to a ping")
+                return
+            if silent >= PING_AFTER and (self._ping_sent is None or self._heard_at >= self._ping_sent):
+                self.ping()
+            if now - swept_at >= SWEEP:
+                swept_at = now
+                self._sweep(now)
+            pending = self._ping_sent is not None and self._heard_at < self._ping_sent
+            deadline = self._ping_sent + PING_TIMEOUT if pending and self._ping_sent else self._heard_at + PING_AFTER
+            await trio.sleep(min(max(deadline - now, 0.05), SWEEP))
+
+    def ping(self) -> None:
+        """Ask for a sign of life; the answer sets :attr:`rtt`."""
+        self._pings = (self._pings + 1) & 0xFFFFFFFF
+        self._ping_sent = trio.current_time()
+        self.put(encode_header(Kind.PING, Flag.SYN, 0, self._pings))
+
+    def _sweep(self, now: float) -> None:
+        for stream in list(self.streams.values()):
+            half_agreed = stream.negotiating is not None
+            left_alone = stream.fin_sent and not stream.fin_received
+            if now - stream.born > SWEEP and (half_agreed or left_alone):
+                stream.reset()
+
+    # --- frames -----------------------------------------------------------------------------------------------------
+
+    def _on_frame(self, kind: int, flags: int, stream_id: int, length: int, body: bytes) -> None:
+        if kind == Kind.PING:
+            if flags & Flag.SYN:
+                self.put(encode_header(Kind.PING, Flag.ACK, 0, length))
+            elif flags & Flag.ACK and length == self._pings and self._ping_sent is not None:
+                self.rtt = trio.current_time() - self._ping_sent
+            return
+        if kind == Kind.GO_AWAY:
+            self._going_away = True
+            if length != GoAway.NORMAL:
+                self.error = f"peer went away with code {length}"
+            return
+        stream = self.streams.get(stream_id)
+        if flags & Flag.SYN:
+            if stream is not None or stream_id == 0 or (stream_id % 2 == 1) == self.initiator:
+                raise YamuxError(f"peer opened stream {stream_id}, which is not its to open")
+            stream = self._accept(stream_id)
+        if stream is None:
+            return  # late frames of a stream that is over here
+        if kind == Kind.WINDOW_UPDATE:
+            if length:
+                stream.on_window(length)
+        elif length:
+            if self.buffered + length > MAX_BUFFERED:
+                stream.reset()
+                return
+            if stream.negotiating is not None:
+                self._negotiate(stream, stream.negotiating, body)
+            else:
+                stream.on_data(body)
+        if flags & Flag.RST:
+            stream.on_end()
+        elif flags & Flag.FIN:
+            stream.on_fin()
+            if stream.negotiating is not None:
+                stream.reset()
+
+    def _accept(self, stream_id: int) -> Stream | None:
+        if self._inbound >= MAX_STREAMS or not self.alive:
+            self.put(encode_header(Kind.WINDOW_UPDATE, Flag.RST, stream_id, 0))
+            return None
+        stream = Stream(self, stream_id, outbound=False)
+        stream.negotiating = Responder(self._serves)
+        self.streams[stream_id] = stream
+        self._inbound += 1
+        return stream
+
+    def _negotiate(self, stream: Stream, responder: Responder, body: bytes) -> None:
+        stream.credit_negotiation(len(body))
+        try:
+            agreed = responder.feed(body)
+        except NegotiationError as error:
+            log.debug("peer %s: stream is reset: %s", self.peer, error)
+            stream.reset()
+            return
+        if reply := responder.take_reply():
+            stream.put_now(reply)
+        if not agreed:
+            return
+        assert responder.chosen is not None
+        stream.protocol = responder.chosen
+        stream.negotiating = None
+        stream.handler = self._packet_handlers.get(stream.protocol)
+        rest = responder.rest
+        if stream.handler is None:
+            stream.take_over(rest)
+            self._on_stream(stream)
+        elif rest:
+            stream.handler(self.peer, rest)
+
+    # --- ends -------------------------------------------------------------------------------------------------------
+
+    def _fail(self, reason: str) -> None:
+        self._stop(reason)
+
+    def _stop(self, reason: str, grace: float = 0.0) -> None:
+        """End :meth:`run`, at once or when ``grace`` seconds are over."""
+        if not self.error:
+            self.error = reason
+        if grace:
+            self._scope.deadline = min(self._scope.deadline, trio.current_time() + grace)
+        else:
+            self._scope.cancel()
+
+    def _end(self) -> None:
+        if self.ended.is_set():
+            return
+        self.ended.set()
+        for stream in list(self.streams.values()):
+            stream.on_end()
+        self.streams.clear()
+        self._out.clear()
+        self._drained.set()

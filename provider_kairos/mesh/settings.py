@@ -1,0 +1,36 @@
+"""Settings of a mesh (spec/edgevpn.md 7). Where they come from is the daemon's business."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from provider_kairos.errors import LocalError
+from provider_kairos.token.codec import NetworkToken
+
+__all__ = ["MeshSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class MeshSettings:
+    """What a mesh is made from.
+
+    ``seed`` is the 32-byte Ed25519 seed of the identity. ``blocked_networks`` (the VPN) are neither dialled nor
+    advertised. ``interfaces`` limits what is advertised and where mDNS speaks; empty means all. ``overlap`` is how
+    many seconds the previous topic and key live on after a boundary, ``lead`` how many seconds before one the next
+    topic is joined. ``gossip`` messages are limited by the token's ``max_message_size``.
+    """
+
+    seed: bytes = field(repr=False)
+    token: NetworkToken
+    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
+    bootstrap_peers: tuple[str, ...] = ()
+    mdns: bool = True
+    blocked_networks: tuple[str, ...] = ("10.1.0.0/24",)
+    interfaces: tuple[str, ...] = ()
+    user_agent: str = "edgevpn"
+    overlap: float = 30.0
+    lead: float = 5.0
+
+    def __post_init__(self) -> None:
+        if len(self.seed) != 32:
+            raise LocalError(f"an Ed25519 seed has 32 bytes, not {len(self.seed)}")

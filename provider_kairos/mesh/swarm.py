@@ -1,0 +1,384 @@
+"""Connections: listen, dial, make secure, agree on yamux, and know who is connected (spec/edgevpn.md 7).
+
+Every step of a connection has a time limit of its own and every failure is a :class:`DialError` or a line in the log:
+what a peer sends while connecting never reaches anybody else. Of several connections to one peer, both sides prefer
+the one that the smaller peer ID dialled; the other is closed once no stream is left on it. Whom to dial and when is
+decided by :mod:`provider_kairos.mesh.dialer`, what runs on streams by :mod:`provider_kairos.mesh.host`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+import trio
+
+from provider_kairos.errors import HostError, PeerError
+from provider_kairos.ids import PeerId
+from provider_kairos.mesh.addresses import Endpoint, Networks
+from provider_kairos.mesh.channels import NOISE, TLS, ChannelError, Handshakes, TcpChannel
+from provider_kairos.mesh.multistream import NegotiationError, respond, select
+from provider_kairos.mesh.muxer import PROTOCOL as YAMUX
+from provider_kairos.mesh.muxer import ByteChannel, Muxer
+from provider_kairos.mesh.muxer_stream import PacketHandler, Stream, StreamEndedError
+
+__all__ = ["Connection", "DialError", "Started", "Swarm"]
+
+log = logging.getLogger(__name__)
+
+UPGRADE_TIMEOUT = 15.0
+"""Seconds for security and muxer together; a slow box under load needs some."""
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds for the TCP handshake of one address."""
+
+MAX_CONNECTIONS = 512
+MAX_UPGRADING = 64
+"""Inbound connections that are not yet secure."""
+
+DUPLICATE_GRACE = 5.0
+"""Seconds until a connection that is not preferred is closed, if no stream is left on it."""
+
+
+class Started(Protocol):
+    """What a nursery's ``start`` hands over."""
+
+    def started(self) -> None:
+        """Say that the task works."""
+
+
+class DialError(PeerError):
+    """One address could not be connected."""
+
+
+class Connection:
+    """One live connection."""
+
+    __slots__ = ("address", "born", "muxer", "outbound", "peer", "security")
+
+    def __init__(self, muxer: Muxer, address: str, security: str, *, outbound: bool) -> None:
+        self.muxer = muxer
+        self.peer = muxer.peer
+        self.address = address
+        self.security = security
+        self.outbound = outbound
+        self.born = trio.current_time()
+
+
+class _PlainReader:
+    """Reads lines off a secure channel and keeps what comes after them for the muxer."""
+
+    def __init__(self, channel: ByteChannel) -> None:
+        self._channel = channel
+        self._buffer = b""
+
+    async def read(self, count: int) -> bytes:
+        if not self._buffer:
+            self._buffer = await self._channel.receive()
+        data, self._buffer = self._buffer[:count], self._buffer[count:]
+        return data
+
+    async def receive(self) -> bytes:
+        if self._buffer:
+            data, self._buffer = self._buffer, b""
+            return data
+        return await self._channel.receive()
+
+    async def send(self, data: bytes) -> None:
+        await self._channel.send(data)
+
+    async def aclose(self) -> None:
+        await self._channel.aclose()
+
+
+class Swarm:
+    """All connections of one host."""
+
+    def __init__(
+        self,
+        peer_id: PeerId,
+        handshakes: Handshakes,
+        blocked: Networks,
+        *,
+        serves: Callable[[str], bool],
+        on_stream: Callable[[Stream], None],
+        packet_handlers: Mapping[str, PacketHandler],
+        on_connected: Callable[[Connection], None],
+        on_disconnected: Callable[[Connection], None],
+        security: Sequence[str] = (TLS, NOISE),
+    ) -> None:
+        self.peer_id = peer_id
+        self.bound: list[tuple[str, int]] = []
+        self.counters: dict[str, int] = {}
+        self._handshakes = handshakes
+        self._blocked = blocked
+        self._serves = serves
+        self._on_stream = on_stream
+        self._packet_handlers = packet_handlers
+        self._on_connected = on_connected
+        self._on_disconnected = on_disconnected
+        self._security = tuple(security)
+        self._connections: dict[PeerId, list[Connection]] = {}
+        self._upgrading = 0
+        self._nursery: trio.Nursery | None = None
+
+    # --- who is there -----------------------------------------------------------------------------------------------
+
+    def connections(self, peer: PeerId) -> list[Connection]:
+        """Live connections to a peer, the preferred one first."""
+        return sorted(self._connections.get(peer, ()), key=self._rank)
+
+    def peers(self) -> list[PeerId]:
+        """Connected peers."""
+        return list(self._connections)
+
+    def preferred(self, peer: PeerId) -> Connection | None:
+        """The connection for new streams."""
+        for connection in self.connections(peer):
+            if connection.muxer.alive:
+                return connection
+        return None
+
+    def _rank(self, connection: Connection) -> tuple[bool, float]:
+        smaller_is_us = self.peer_id < connection.peer
+        return connection.outbound != smaller_is_us, connection.born
+
+    async def open_stream(self, peer: PeerId, protocols: Sequence[str]) -> Stream:
+        """A stream on which one of ``protocols`` is agreed. Raises StreamEndedError or NegotiationError."""
+        connection = self.preferred(peer)
+        if connection is None:
+            raise StreamEndedError(f"{peer} is not connected")
+        stream = connection.muxer.open_stream()
+        try:
+            stream.protocol = await select(protocols, stream.read, stream.write)
+        except BaseException:
+            stream.reset()
+            raise
+        return stream
+
+    # --- listening --------------------------------------------------------------------------------------------------
+
+    async def serve(self, listen: Sequence[tuple[str, int]], task_status: Started) -> None:
+        """Listen and hold all connections until cancelled. Raises HostError when no address can be bound."""
+        listeners = _bind(listen)
+        self.bound = [listener.socket.getsockname()[:2] for listener in listeners]
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            for listener in listeners:
+                nursery.start_soon(self._accept, listener)
+            nursery.start_soon(self._close_duplicates)
+
+    async def _accept(self, listener: trio.SocketListener) -> None:
+        assert self._nursery is not None
+        async with listener:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    if error.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}:
+                        raise
+                    self._count("accept_out_of_files")
+                    await trio.sleep(0.2)
+                    continue
+                if self._upgrading >= MAX_UPGRADING or len(self._all()) >= MAX_CONNECTIONS:
+                    self._count("inbound_over_limit")
+                    await trio.aclose_forcefully(stream)
+                    continue
+                self._nursery.start_soon(self._inbound, TcpChannel(stream, initiator=False))
+
+    async def _inbound(self, raw: TcpChannel) -> None:
+        self._upgrading += 1
+        try:
+            host, port = raw.remote()
+            if host in self._blocked:
+                self._count("inbound_blocked")
+                await raw.close()
+                return
+            muxer, security = await self._upgrade(raw, None)
+            if muxer.peer == self.peer_id:
+                raise DialError("peer is ourselves")
+        except (ChannelError, NegotiationError, DialError) as error:
+            self._count("inbound_failed")
+            log.debug("inbound connection failed: %s", error)
+            await raw.close()
+            return
+        finally:
+            self._upgrading -= 1
+        await self._hold(Connection(muxer, _address(host, port), security, outbound=False))
+
+    # --- dialling ---------------------------------------------------------------------------------------------------
+
+    async def dial(self, endpoint: Endpoint, expected: PeerId | None) -> Connection:
+        """Connect one address. ``expected`` is who must answer, None where any peer will do.
+
+        Raises DialError.
+        """
+        if endpoint.host in self._blocked:
+            raise DialError(f"{endpoint} lies in a blocked network")
+        if self._nursery is None:
+            raise DialError("not started")
+        raw = await _connect(endpoint, self._blocked)
+        try:
+            muxer, security = await self._upgrade(raw, expected)
+            if muxer.peer == self.peer_id:
+                raise DialError(f"{endpoint} is ourselves")
+        except (ChannelError, NegotiationError) as error:
+            await raw.close()
+            raise DialError(f"{endpoint}: {error}") from error
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await raw.close()
+            raise
+        connection = Connection(muxer, str(endpoint), security, outbound=True)
+        self._nursery.start_soon(self._hold, connection)
+        self._register(connection)
+        return connection
+
+    async def _upgrade(self, raw: TcpChannel, expected: PeerId | None) -> tuple[Muxer, str]:
+        try:
+            with trio.fail_after(UPGRADE_TIMEOUT):
+                if raw.is_initiator:
+                    security = await select(self._security, raw.read, raw.write)
+                else:
+                    security = await respond(self._security.__contains__, raw.read, raw.write)
+                peer, channel = await self._handshakes.secure(raw, security, expected)
+                reader = _PlainReader(channel)
+                if raw.is_initiator:
+                    await select((YAMUX,), reader.read, reader.send)
+                else:
+                    await respond(YAMUX.__eq__, reader.read, reader.send)
+        except trio.TooSlowError:
+            raise DialError(f"not secure within {UPGRADE_TIMEOUT:.0f} s") from None
+        muxer = Muxer(
+            reader,
+            peer,
+            initiator=raw.is_initiator,
+            serves=self._serves,
+            on_stream=self._on_stream,
+            packet_handlers=self._packet_handlers,
+        )
+        return muxer, security
+
+    # --- holding ----------------------------------------------------------------------------------------------------
+
+    def _register(self, connection: Connection) -> None:
+        entries = self._connections.setdefault(connection.peer, [])
+        if connection not in entries:
+            entries.append(connection)
+            self._on_connected(connection)
+
+    async def _hold(self, connection: Connection) -> None:
+        self._register(connection)
+        try:
+            await connection.muxer.run()
+        except Exception:  # a bug of ours that one peer's frames bring out must not cost the others
+            self._count("connection_crashed")
+            log.exception("connection to %s ends because of an error of ours", connection.peer)
+        finally:
+            entries = self._connections[connection.peer]
+            entries.remove(connection)
+            if not entries:
+                del self._connections[connection.peer]
+            self._on_disconnected(connection)
+
+    async def _close_duplicates(self) -> None:
+        while True:
+            await trio.sleep(DUPLICATE_GRACE)
+            now = trio.current_time()
+            for peer, entries in list(self._connections.items()):
+                if len(entries) < 2:
+                    continue
+                best = self.preferred(peer)
+                for connection in list(entries):
+                    old = (
+                        now - connection.born > DUPLICATE_GRACE
+                        and best is not None
+                        and now - best.born > DUPLICATE_GRACE
+                    )
+                    if connection is not best and old and connection.muxer.idle:
+                        connection.muxer.close()
+
+    async def close(self) -> None:
+        """Say goodbye to everybody; used when we stop on purpose."""
+        for connection in self._all():
+            connection.muxer.close()
+        with trio.move_on_after(1):
+            for connection in self._all():
+                await connection.muxer.ended.wait()
+
+    def _all(self) -> list[Connection]:
+        return [connection for entries in self._connections.values() for connection in entries]
+
+    def _count(self, name: str) -> None:
+        self.counters[name] = self.counters.get(name, 0) + 1
+
+
+def _address(host: str, port: int) -> str:
+    host = host.partition("%")[0].removeprefix("::ffff:")
+    return f"/ip6/{host}/tcp/{port}" if ":" in host else f"/ip4/{host}/tcp/{port}"
+
+
+def _bind(listen: Sequence[tuple[str, int]]) -> list[trio.SocketListener]:
+    """Bind what can be bound; the families that follow a port 0 get the port that the first one got."""
+    listeners: list[trio.SocketListener] = []
+    problems: list[str] = []
+    for host, port in listen:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        chosen = port or next((each.socket.getsockname()[1] for each in listeners), 0)
+        for attempt in dict.fromkeys((chosen, port)):
+            try:
+                bound = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            except OSError as error:  # IPv6 is switched off
+                problems.append(f"{host}: {error.strerror}")
+                break
+            try:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                bound.bind((host, attempt))
+                bound.listen(128)
+            except OSError as error:
+                bound.close()
+                problems.append(f"{host} port {attempt}: {error.strerror}")
+            else:
+                listeners.append(trio.SocketListener(trio.socket.from_stdlib_socket(bound)))
+                break
+    if not listeners:
+        raise HostError(
+            f"cannot listen on any address: {'; '.join(problems)}",
+            hint="stop what uses the port, or choose another listen address",
+        )
+    for problem in problems:
+        log.warning("not listening on %s", problem)
+    return listeners
+
+
+async def _connect(endpoint: Endpoint, blocked: Networks) -> TcpChannel:
+    """A TCP connection to an address or name. Raises DialError."""
+    try:
+        with trio.fail_after(CONNECT_TIMEOUT):
+            if endpoint.ip is None:
+                stream = await trio.open_tcp_stream(endpoint.host, endpoint.port)
+                if stream.socket.getpeername()[0] in blocked:
+                    await trio.aclose_forcefully(stream)
+                    raise DialError(f"{endpoint} is a name for an address in a blocked network")
+                return TcpChannel(stream, initiator=True)
+            family = trio.socket.AF_INET6 if endpoint.family == "ip6" else trio.socket.AF_INET
+            raw = trio.socket.socket(family, trio.socket.SOCK_STREAM)
+            try:
+                with suppress(OSError):
+                    raw.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
+                await raw.connect((endpoint.host, endpoint.port))
+            except BaseException:
+                raw.close()
+                raise
+            return TcpChannel(trio.SocketStream(raw), initiator=True)
+    except trio.TooSlowError:
+        raise DialError(f"{endpoint}: no answer within {CONNECT_TIMEOUT:.0f} s") from None
+    except OSError as error:
+        raise DialError(f"{endpoint}: {error.strerror or error}") from error

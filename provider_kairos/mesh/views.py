@@ -1,0 +1,144 @@
+"""What the mesh tells others: messages, events, a view of each peer, and what it waits for.
+
+Values only; :class:`~provider_kairos.mesh.node.Mesh` hands them out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from provider_kairos.errors import Waiting
+from provider_kairos.ids import PeerId
+
+__all__ = [
+    "ClockSkew",
+    "EpochChanged",
+    "HostDown",
+    "MeshEvent",
+    "Message",
+    "NoPeers",
+    "NobodyOnTopic",
+    "PeerConnected",
+    "PeerDisconnected",
+    "PeerSubscribed",
+    "PeerUnsubscribed",
+    "PeerView",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One opened message of the ledger room. ``author`` signed it, ``via`` is the neighbour that delivered it."""
+
+    author: PeerId
+    via: PeerId
+    data: bytes = field(repr=False)
+    annotations: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConnected:
+    """The first connection to a peer is up."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDisconnected:
+    """The last connection to a peer is gone."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSubscribed:
+    """A peer is in the current ledger room and did not say so before: tell it what we know."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class PeerUnsubscribed:
+    """A peer left the ledger room."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class EpochChanged:
+    """Topic and seal key changed; ``counter`` is the OTP counter."""
+
+    counter: int
+
+
+MeshEvent = PeerConnected | PeerDisconnected | PeerSubscribed | PeerUnsubscribed | EpochChanged
+
+
+@dataclass(frozen=True, slots=True)
+class PeerView:
+    """One known peer. ``failures`` are dials in a row that failed; ``rtt_ms`` is 0 until measured."""
+
+    peer_id: PeerId
+    connected: bool
+    on_topic: bool
+    addresses: tuple[str, ...]
+    direction: str
+    security: str
+    rtt_ms: float
+    last_error: str
+    failures: int
+    agent: str = ""
+    protocols: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostDown(Waiting):
+    """The libp2p host is not up."""
+
+    code: ClassVar[str] = "mesh-host-down"
+    reason: str
+
+    def text(self) -> str:
+        """One sentence."""
+        return f"the mesh host is starting again: {self.reason}" if self.reason else "the mesh host is starting"
+
+
+@dataclass(frozen=True, slots=True)
+class NoPeers(Waiting):
+    """Nobody is connected."""
+
+    code: ClassVar[str] = "mesh-no-peers"
+    known: int
+
+    def text(self) -> str:
+        """One sentence."""
+        if self.known:
+            return f"no peer is connected; {self.known} known, dialling goes on"
+        return "no other node has been found yet"
+
+
+@dataclass(frozen=True, slots=True)
+class NobodyOnTopic(Waiting):
+    """Peers are connected, but none is in our ledger room."""
+
+    code: ClassVar[str] = "mesh-nobody-on-topic"
+    connected: int
+
+    def text(self) -> str:
+        """One sentence."""
+        return f"{self.connected} peers are connected, none is in our ledger room: other token, or a wrong clock"
+
+
+@dataclass(frozen=True, slots=True)
+class ClockSkew(Waiting):
+    """A peer is in the room of another epoch: its clock or ours is wrong by about ``seconds`` (ours minus theirs)."""
+
+    code: ClassVar[str] = "mesh-clock-skew"
+    peer: PeerId
+    seconds: int
+
+    def text(self) -> str:
+        """One sentence."""
+        way = "ahead of" if self.seconds > 0 else "behind"
+        return f"our clock is about {abs(self.seconds)} s {way} that of {self.peer}: set the clocks right"
