@@ -54,12 +54,6 @@ class _Reader:
         text = element.strip()
         if not text:
             return
-        if self.waiting and not text.startswith("-"):
-            name = self.waiting[0]
-            self.waiting = None
-            self._add(name, _unquoted(text))
-            self.say(f"the value of --{name} is an element of its own", f"write --{name}=VALUE in one element")
-            return
         pieces = _pieces(text)
         if len(pieces) > 1:
             self.say(f"holds {len(pieces)} arguments in one element, they are taken apart", "write one flag an element")
@@ -97,8 +91,10 @@ class _Reader:
     def _word(self, word: str) -> None:
         """A word that is no flag: the value of what stands before it, or lost."""
         if self.waiting:
-            name, self.waiting = self.waiting[0], None
+            (name, place), self.waiting = self.waiting, None
             self._add(name, _unquoted(word))
+            if place != self.place:
+                self.say(f"the value of --{name} is an element of its own", f"write --{name}=VALUE in one element")
         elif self.boolean and word.lower() in _TRUTH:
             name = self.flags[-1].name
             self.flags[-1] = Flag(name, _TRUTH[word.lower()])
