@@ -155,10 +155,9 @@ def _read_dns(request: Request) -> tuple[str, dict[str, str]]:
     if not isinstance(value, dict):
         raise _bad("Unmarshal type error: expected=types.DNS")
     fields = {name.lower(): item for name, item in value.items()}
-    regex = fields.get("regex") or ""
-    records = fields.get("records") or {}
-    if not isinstance(regex, str) or fields.get("regex") is False or fields.get("regex") == 0:
+    regex, records = fields.get("regex"), fields.get("records")
+    if not isinstance(regex, str | None):
         raise _bad("Unmarshal type error: expected=string, field=Regex")
-    if not isinstance(records, dict) or not all(isinstance(item, str | None) for item in records.values()):
+    if not isinstance(records, dict | None) or not all(isinstance(x, str | None) for x in (records or {}).values()):
         raise _bad("Unmarshal type error: expected=map of string, field=Records")
-    return regex, {name: item or "" for name, item in records.items()}
+    return regex or "", {name: item or "" for name, item in (records or {}).items()}
