@@ -57,7 +57,9 @@ class Leadership:
         if len(nodes) < self.minimum_nodes or self.uuid not in nodes:
             self._enough_since = None
             self._recorded = None
-            return Leading(waiting=(MoreNodes(len(nodes), self.minimum_nodes),) if nodes else ())
+            # Our own advertisement may not be in the ledger yet.
+            seen = len({*nodes, self.uuid})
+            return Leading(waiting=(MoreNodes(seen, self.minimum_nodes),) if seen < self.minimum_nodes else ())
         if self._enough_since is None:
             self._enough_since = now.mono
 
