@@ -77,9 +77,9 @@ class Picture:
         }
 
 
-def run(api: str | None, network_id: str, *, as_json: bool, provider_file: Path = PROVIDER_FILE) -> int:
+def run(api: str | None, network_id: str, *, as_json: bool) -> int:
     """Print the picture; the exit code tells the health."""
-    picture = trio.run(_look, api, network_id, provider_file)
+    picture = trio.run(_look, api, network_id, PROVIDER_FILE)
     if as_json:
         print_json(picture.document())
     else:
