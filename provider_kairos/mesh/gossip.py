@@ -25,7 +25,7 @@ from provider_kairos.mesh.gossip_router import Deliver, Effect, GossipRouter, Se
 from provider_kairos.mesh.gossip_wire import GossipMessage, Rpc, decode_rpc, encode_rpc, sign_message
 from provider_kairos.mesh.multistream import NegotiationError
 from provider_kairos.mesh.muxer_stream import Stream, StreamEndedError
-from provider_kairos.mesh.swarm import Connection, Started
+from provider_kairos.mesh.swarm import Connection
 from provider_kairos.mesh.wire import DelimitedReader, OversizedError, encode_delimited
 
 __all__ = ["PROTOCOLS", "Gossip"]
@@ -153,7 +153,7 @@ class Gossip:
 
     # --- for the host -----------------------------------------------------------------------------------------------
 
-    async def run(self, task_status: Started = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Heartbeat, and the tasks of all peers, until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery

@@ -30,7 +30,7 @@ from provider_kairos.mesh.muxer_stream import PacketHandler, Stream, StreamEnded
 from provider_kairos.mesh.room import Room
 from provider_kairos.mesh.settings import MeshSettings
 from provider_kairos.mesh.streams import MeshStream, StreamHandler, run_handler
-from provider_kairos.mesh.swarm import Connection, Started, Swarm
+from provider_kairos.mesh.swarm import Connection, Swarm
 from provider_kairos.mesh.views import (
     EpochChanged,
     MeshEvent,
@@ -128,7 +128,7 @@ class Host:
         self._changed_protocols = trio.Event()
         self._nursery: trio.Nursery | None = None
 
-    async def run(self, listen: Iterable[tuple[str, int]], task_status: Started) -> None:
+    async def run(self, listen: Iterable[tuple[str, int]], task_status: trio.TaskStatus[None]) -> None:
         """Serve until cancelled or broken. Raises HostError when nothing can be listened on."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery

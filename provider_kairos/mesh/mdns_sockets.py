@@ -104,13 +104,14 @@ class MulticastSocket:
     async def receive(self) -> Arrival | None:
         """The next packet; None for one without packet information or for an error that concerns one packet."""
         try:
-            data, ancillary, _flags, source = await self._socket.recvmsg(_LARGEST_PACKET, 256)
+            data, ancillary, _flags, sender = await self._socket.recvmsg(_LARGEST_PACKET, 256)
         except OSError as error:
             # Errors of earlier sends (an unreachable neighbour) surface here and say nothing about the socket.
             self.errors["receive"] += 1
             log.debug("mDNS IPv%d: %s", self.version, error)
             await trio.sleep(0.05)
             return None
+        source = cast("tuple[str, int]", sender)
         for level, kind, body in ancillary:
             if level == socket.IPPROTO_IP and kind == _IP_PKTINFO and len(body) >= _PKTINFO4.size:
                 index, _local, destination = _PKTINFO4.unpack_from(body)

@@ -22,7 +22,6 @@ from provider_kairos.mesh.host import Host
 from provider_kairos.mesh.muxer_stream import PacketHandler
 from provider_kairos.mesh.settings import MeshSettings
 from provider_kairos.mesh.streams import MeshStream, StreamHandler, guarded_packet_handler
-from provider_kairos.mesh.swarm import Started
 from provider_kairos.mesh.views import HostDown, MeshEvent, Message, NobodyOnTopic, NoPeers, PeerView
 
 __all__ = ["Mesh"]
@@ -62,7 +61,7 @@ class Mesh:
 
     # --- life -------------------------------------------------------------------------------------------------------
 
-    async def run(self, task_status: Started = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; started once the first host is up or has failed.
 
         Raises LocalError when py-libp2p is not the version that we know: no restart would cure that.

@@ -13,6 +13,7 @@ parts are used for is the business of the other modules. Why: docs/decisions/000
 
 from __future__ import annotations
 
+import abc
 import functools
 import importlib
 import importlib.abc
@@ -47,6 +48,7 @@ ABSENT = frozenset(
         "Crypto",  # RSA keys: EdgeVPN peers have Ed25519
         "coincurve",  # secp256k1 keys
         "fastecdsa",  # ECDSA keys
+        "libp2p.tools",  # services on anyio; our tasks are trio's
         "libp2p.transport.quic",  # TCP alone
         "multibase",  # another text form of peer IDs
         "psutil",  # interface addresses; ours come from the kernel (mesh.addresses)
@@ -55,7 +57,7 @@ ABSENT = frozenset(
 """Modules (with everything below them) that are replaced by stand-ins."""
 
 
-class _StandInMeta(type):
+class _StandInMeta(abc.ABCMeta):
     def __call__(cls, *_args: object, **_kwargs: object) -> Any:
         raise LocalError(f"{cls.__module__}.{cls.__name__} is left out of this program")
 

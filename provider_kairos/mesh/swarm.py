@@ -13,7 +13,6 @@ import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
 
 import trio
 
@@ -26,7 +25,7 @@ from provider_kairos.mesh.muxer import PROTOCOL as YAMUX
 from provider_kairos.mesh.muxer import ByteChannel, Muxer
 from provider_kairos.mesh.muxer_stream import PacketHandler, Stream, StreamEndedError
 
-__all__ = ["Connection", "DialError", "Started", "Swarm"]
+__all__ = ["Connection", "DialError", "Swarm"]
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +41,6 @@ MAX_UPGRADING = 64
 
 DUPLICATE_GRACE = 5.0
 """Seconds until a connection that is not preferred is closed, if no stream is left on it."""
-
-
-class Started(Protocol):
-    """What a nursery's ``start`` hands over."""
-
-    def started(self) -> None:
-        """Say that the task works."""
 
 
 class DialError(PeerError):
@@ -162,7 +154,7 @@ class Swarm:
 
     # --- listening --------------------------------------------------------------------------------------------------
 
-    async def serve(self, listen: Sequence[tuple[str, int]], task_status: Started) -> None:
+    async def serve(self, listen: Sequence[tuple[str, int]], task_status: trio.TaskStatus[None]) -> None:
         """Listen and hold all connections until cancelled. Raises HostError when no address can be bound."""
         listeners = _bind(listen)
         self.bound = [listener.socket.getsockname()[:2] for listener in listeners]
