@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping
+from enum import Enum, auto
 
 from provider_kairos.errors import ConfigError, LocalError
 
@@ -19,6 +20,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 _BINARY = re.compile(r"/[A-Za-z0-9/._+-]+")
 _SAFE = re.compile(r"[A-Za-z0-9@:=,./_+^~!#*?()\[\]{}<>|&%$-]+")
+_WHITE = " \t\n\r"
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
@@ -83,58 +85,105 @@ def openrc_command_args(arguments: Iterable[str], log_path: str) -> str:
 
 
 def parse_env_file(text: str) -> dict[str, str]:
-    """The variables of an env file as systemd reads them; lines that it would ignore are ignored."""
-    found: dict[str, str] = {}
-    at, end = 0, len(text)
-    while at < end:
-        line_end = text.find("\n", at)
-        line_end = end if line_end < 0 else line_end
-        head = text[at:line_end].lstrip(" \t\r")
-        if not head or head[0] in "#;" or "=" not in head:
-            at = line_end + 1
-            continue
-        equals = text.index("=", at)
-        name = text[at:equals].strip()
-        value, at = _env_value(text, equals + 1)
-        if _NAME.fullmatch(name):
-            found[name] = value
-    return found
+    """The variables of an env file as systemd reads them; names that it would refuse are left out.
+
+    The states are systemd's own: quotes count at the beginning of a value and right after another quoted part, from
+    the first bare character on they are characters. A value that ends nowhere ends with the file.
+    """
+    reader = _EnvReader()
+    for c in text:
+        reader.feed(c)
+    if reader.state not in {_State.KEY_FIRST, _State.KEY, _State.COMMENT, _State.COMMENT_ESCAPE}:
+        reader.finish()
+    return {name: value for name, value in reader.found.items() if _NAME.fullmatch(name)}
 
 
-def _env_value(text: str, at: int) -> tuple[str, int]:
-    """The value from ``at`` on and where the next line starts."""
-    out: list[str] = []
-    kept = 0  # trailing white space counts only inside quotes
-    quote = ""
-    while at < len(text) and text[at] in " \t":
-        at += 1
-    while at < len(text):
-        c = text[at]
-        at += 1
-        if quote == "'":
-            if c == quote:
-                quote = ""
-            else:
-                out.append(c)
-            kept = len(out)
-        elif c == "\\" and at < len(text):
-            following = text[at]
-            at += 1
-            if following != "\n":
-                out.append(following if not quote or following in '"\\`$' else c + following)
-            kept = len(out)
-        elif quote:
-            if c == quote:
-                quote = ""
-            else:
-                out.append(c)
-            kept = len(out)
-        elif c == "\n":
-            break
-        elif c in "'\"":
-            quote = c
-            kept = len(out)
-        else:
-            out.append(c)
-            kept = len(out) if c not in " \t\r" else kept
-    return "".join(out[:kept]), at
+class _State(Enum):
+    KEY_FIRST = auto()
+    KEY = auto()
+    COMMENT = auto()
+    COMMENT_ESCAPE = auto()
+    VALUE_FIRST = auto()
+    VALUE = auto()
+    VALUE_ESCAPE = auto()
+    SINGLE = auto()
+    DOUBLE = auto()
+    DOUBLE_ESCAPE = auto()
+
+
+class _EnvReader:
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {}
+        self.state = _State.KEY_FIRST
+        self.key = ""
+        self.value: list[str] = []
+        self.kept = 0  # white space at the end of a bare value does not count
+
+    def finish(self) -> None:
+        self.found[self.key.strip(_WHITE)] = "".join(
+            self.value[: self.kept] if self.state is _State.VALUE else self.value
+        )
+        self.key, self.value, self.kept = "", [], 0
+        self.state = _State.KEY_FIRST
+
+    def put(self, *characters: str) -> None:
+        self.value += characters
+        self.kept = len(self.value)
+
+    def feed(self, c: str) -> None:
+        match self.state:
+            case _State.KEY_FIRST:
+                if c in "#;":
+                    self.state = _State.COMMENT
+                elif c not in _WHITE:
+                    self.key, self.state = c, _State.KEY
+            case _State.KEY:
+                if c in "\n\r":
+                    self.key, self.state = "", _State.KEY_FIRST
+                elif c == "=":
+                    self.state = _State.VALUE_FIRST
+                else:
+                    self.key += c
+            case _State.COMMENT:
+                self.state = _State.COMMENT_ESCAPE if c == "\\" else _State.KEY_FIRST if c in "\n\r" else _State.COMMENT
+            case _State.COMMENT_ESCAPE:
+                self.state = _State.COMMENT
+            case _State.VALUE_FIRST | _State.VALUE:
+                self._bare(c)
+            case _State.VALUE_ESCAPE:
+                self.state = _State.VALUE
+                if c not in "\n\r":
+                    self.put(c)
+            case _State.SINGLE:
+                if c == "'":
+                    self.state = _State.VALUE_FIRST
+                else:
+                    self.put(c)
+            case _State.DOUBLE:
+                if c == '"':
+                    self.state = _State.VALUE_FIRST
+                elif c == "\\":
+                    self.state = _State.DOUBLE_ESCAPE
+                else:
+                    self.put(c)
+            case _State.DOUBLE_ESCAPE:
+                self.state = _State.DOUBLE
+                if c in '"\\`$':
+                    self.put(c)
+                elif c != "\n":
+                    self.put("\\", c)
+
+    def _bare(self, c: str) -> None:
+        first = self.state is _State.VALUE_FIRST
+        if c in "\n\r":
+            self.finish()
+        elif c == "\\":
+            self.state = _State.VALUE_ESCAPE
+            self.kept = len(self.value)
+        elif first and c in "'\"":
+            self.state = _State.SINGLE if c == "'" else _State.DOUBLE
+        elif c not in _WHITE:
+            self.state = _State.VALUE
+            self.put(c)
+        elif not first:
+            self.value.append(c)
