@@ -12,6 +12,7 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Iterable
+from typing import cast
 
 import trio
 
