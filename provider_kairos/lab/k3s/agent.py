@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 import os
 import socket
@@ -17,7 +19,6 @@ from provider_kairos.lab.k3s.client import Client, HttpError, RequestError, basi
 from provider_kairos.lab.k3s.control import Folders
 from provider_kairos.lab.k3s.join import ServerUrl
 from provider_kairos.lab.k3s.life import Fatal, Life, Shutdown
-from provider_kairos.lab.k3s.server import FLANNEL_BACKENDS
 
 __all__ = ["Agent", "run"]
 
@@ -78,10 +79,13 @@ class Agent:
         self.network()
         self.ready = True
         self.heartbeat()
-        threading.Thread(target=kubelet.beat, args=(self.life, self.heartbeat), daemon=True).start()
-        threading.Thread(target=self.refresh, daemon=True).start()
+        self.life.spawn("kubelet", lambda: kubelet.beat(self.life, self.heartbeat))
+        self.life.spawn("servers", self.refresh)
         self.life.until(start + NOTIFY_AT)
         facts.notify_ready()
+        if not self.config.get("DisableNPC") and self.config.get("FlannelBackend") != "none":
+            self.life.until(start + node.NETWORK_POLICY_AT)
+            node.check_network_policy(self.options, self.addresses[0])
         self.life.forever()
 
     def validate(self) -> bytes:
@@ -177,7 +181,7 @@ class Agent:
                     client.get(path)
                     break
                 except (HttpError, RequestError) as error:
-                    log.info("Waiting for Ready condition to be updated for Kubelet Port assignment: %s", error)
+                    log.info("Waiting for API server to become available: %s", error)
                 self.life.sleep(2.0)
 
     # -- the node ------------------------------------------------------------------------------------------------
@@ -230,8 +234,6 @@ class Agent:
             log.error("Unable to register node with API server: invalid name %r", self.name)
             self.life.forever()
         self.api = self._with_certificate("client-kubelet", self.local)
-        import json  # noqa: PLC0415 - used here alone
-
         while True:
             try:
                 answer = self.api.expect("POST", "/api/v1/nodes", json.dumps(made).encode())
@@ -241,23 +243,22 @@ class Agent:
                 log.error("Unable to register node with API server: %s", error)  # noqa: TRY400
             self.life.sleep(2.0)
         node.start_kubelet_port(self.options, self.folders)
-        node.warn_of_missing_addresses(self.addresses)
 
     def network(self) -> None:
         """Flannel, with the servers' settings."""
         backend = str(self.config.get("FlannelBackend", "vxlan"))
-        if backend not in FLANNEL_BACKENDS:
+        if backend not in node.FLANNEL_BACKENDS:
             raise Shutdown(f"failed to start networking: Cannot configure unknown flannel backend '{backend}'")
         node.check_flannel_interface(self.options)
         if backend != "none":
-            subnet = self.subnet
+            ranges = self.config.get("ClusterIPRange") or {"IP": "10.42.0.0", "Mask": "//8AAA=="}
+            bits = int.from_bytes(base64.b64decode(ranges["Mask"]), "big").bit_count()
             interface = self.options.text("flannel-iface")
-            node.write_flannel(self.folders, backend, "10.42.0.0/16", subnet, interface)
+            node.write_flannel(self.folders, backend, f"{ranges['IP']}/{bits}", self.subnet, interface)
 
     def heartbeat(self) -> None:
         """The kubelet's sign of life through the load balancer."""
-        import json  # noqa: PLC0415
-
+        node.warn_of_missing_addresses(self.addresses)
         body = json.dumps({"status": {"conditions": kubelet.conditions(ready=self.ready)}}).encode()
         try:
             self.api.expect("PATCH", f"/api/v1/nodes/{self.name}/status", body)

@@ -95,7 +95,9 @@ class Balancer:
             if self._on_loopback(self.default):
                 self.default = servers[0]
                 self.url = f"https://{servers[0]}"
-        log.info("Updated load balancer %s server addresses -> %s [default: %s]", NAME, servers, self.default)
+        log.info(
+            "Updated load balancer %s server addresses -> [%s] [default: %s]", NAME, " ".join(servers), self.default
+        )
         self._save()
         return True
 
@@ -111,7 +113,11 @@ class Balancer:
             reason = (error.strerror or str(error)).lower()
             raise Fatal(f"Error: listen tcp 127.0.0.1:{self.port}: bind: {reason}") from error
         log.info(
-            "Running load balancer %s 127.0.0.1:%d -> %s [default: %s]", NAME, self.port, self.servers, self.default
+            "Running load balancer %s 127.0.0.1:%d -> [%s] [default: %s]",
+            NAME,
+            self.port,
+            " ".join(self.servers),
+            self.default,
         )
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
         try:

@@ -7,6 +7,8 @@ without a majority of voters in reach a server does not serve its API, and a run
 
 from __future__ import annotations
 
+import base64
+import ipaddress
 import json
 import logging
 import secrets
@@ -15,6 +17,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from provider_kairos.errors import ProviderError
 from provider_kairos.lab.k3s.client import Client, HttpError, RequestError, basic_header, context_for
 from provider_kairos.lab.k3s.life import Fatal, Life
 from provider_kairos.lab.k3s.nodeapi import NodeApi
@@ -47,7 +50,6 @@ def new_member_name(node: str) -> str:
 
 def _difference(name: str, ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
     """Where two networks differ, said as k3s does: the first differing byte of the 16-byte form."""
-    import ipaddress  # noqa: PLC0415 - only when there is a difference to tell
 
     def packed(text: str) -> bytes:
         address = ipaddress.ip_address(text)
@@ -56,7 +58,7 @@ def _difference(name: str, ours: Mapping[str, str], theirs: Mapping[str, str]) -
     if ours["IP"] != theirs["IP"]:
         pairs = zip(packed(ours["IP"]), packed(theirs["IP"]), strict=True)
         return f"{name}.IP.slice[{next((i for i, (a, b) in enumerate(pairs) if a != b), 0)}]"
-    masks = zip(bytes.fromhex(ours["Mask"]), bytes.fromhex(theirs["Mask"]), strict=False)
+    masks = zip(base64.b64decode(ours["Mask"]), base64.b64decode(theirs["Mask"]), strict=False)
     return f"{name}.Mask.slice[{next((i for i, (a, b) in enumerate(masks) if a != b), 0)}]"
 
 
@@ -92,6 +94,12 @@ class _Peer(threading.Thread):
         self._wake.set()
 
     def run(self) -> None:
+        try:
+            self._follow()
+        except ProviderError as error:  # the disk: the whole server cannot go on
+            self._membership.life.end(error)
+
+    def _follow(self) -> None:
         life = self._membership.life
         next_pull = 0.0
         while not life.ended and not self.removed:
@@ -102,7 +110,7 @@ class _Peer(threading.Thread):
             self._wake.clear()
             try:
                 self._exchange(rows, pull=pull)
-            except (RequestError, HttpError, ValueError) as error:
+            except (RequestError, HttpError, ValueError, KeyError, TypeError) as error:
                 if not self._behind:
                     log.warning("Lost contact with member %s: %s", self.member, error)
                 self._behind = True
@@ -207,7 +215,9 @@ class Membership:
                 if name not in others:
                     self._peers.pop(name).removed = True
             for name, record in others.items():
-                if name not in self._peers:
+                if name in self._peers:
+                    self._peers[name].address = record["address"]
+                else:
                     peer = _Peer(self, name, record["address"])
                     self._peers[name] = peer
                     peer.start()

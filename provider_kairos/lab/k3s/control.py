@@ -5,6 +5,7 @@ The order in which these steps happen is ``server``'s business; what the port an
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import json
 import logging
@@ -91,7 +92,7 @@ def first_hosts(cidrs: tuple[str, ...], number: int) -> list[str]:
 
 def _network(cidr: str) -> dict[str, str]:
     network = ipaddress.ip_network(cidr, strict=False)
-    return {"IP": str(network.network_address), "Mask": network.netmask.packed.hex()}
+    return {"IP": str(network.network_address), "Mask": base64.b64encode(network.netmask.packed).decode()}
 
 
 def control_config(options: Options) -> dict[str, object]:

@@ -22,6 +22,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, cast
 
+from provider_kairos.errors import ProviderError
 from provider_kairos.lab.k3s import KUBELET_VERSION, MARK
 from provider_kairos.lab.k3s.life import Fatal
 
@@ -148,9 +149,12 @@ class _Handler(BaseHTTPRequestHandler):
         )
         try:
             answer = self.server.respond(request)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("Cannot answer %s %s: %r", request.method, request.path.partition("?")[0], error)
             answer = status(400, "BadRequest", "the request cannot be understood")
+        except ProviderError as error:  # the disk, mostly
+            log.error("Cannot answer %s: %s", request.path.partition("?")[0], error)  # noqa: TRY400 - one line
+            answer = status(500, "InternalError", str(error))
         self._send(answer)
 
     def _send(self, answer: Answer) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 
 from provider_kairos.errors import ProviderError
@@ -74,6 +76,20 @@ class Life:
     def ended(self) -> bool:
         """Whether somebody asked for the end."""
         return self._reason is not None
+
+    def spawn(self, name: str, target: Callable[[], None]) -> None:
+        """Run ``target`` in a thread that the program needs: an exception there ends the program with status 1."""
+
+        def body() -> None:
+            try:
+                target()
+            except ProviderError as error:
+                self.end(error)
+            except Exception as error:  # the thread's last stop: without it k3s would seem to live
+                self.end(Fatal(f"Error: {name}: {error!r}"))
+                raise
+
+        threading.Thread(target=body, name=name, daemon=True).start()
 
     def check(self) -> None:
         """Raise the reason of the end, if there is one."""

@@ -14,6 +14,8 @@ from provider_kairos.lab.k3s.control import Folders, first_hosts
 from provider_kairos.lab.k3s.life import Fatal, Life, Shutdown
 
 __all__ = [
+    "FLANNEL_BACKENDS",
+    "NETWORK_POLICY_AT",
     "NODE_REJECTED",
     "check_flannel_interface",
     "check_network_policy",
@@ -27,6 +29,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+FLANNEL_BACKENDS = frozenset({"none", "vxlan", "host-gw", "wireguard-native"})
+NETWORK_POLICY_AT = 15.0
 NODE_REJECTED = (
     "Node password rejected, duplicate hostname or contents of '/etc/rancher/node/password' may not match server "
     "node-passwd entry, try enabling a unique node name with the --with-node-id flag"

@@ -29,6 +29,33 @@ def timestamp(unix: float | None = None) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() if unix is None else unix))
 
 
+ROLE_PREFIX = "node-role.kubernetes.io/"
+
+
+def check_conditions(conditions: Any) -> None:
+    """Raise ValueError unless ``conditions`` is a list of objects with type and status."""
+    if not isinstance(conditions, list) or not all(
+        isinstance(c, dict) and isinstance(c.get("type"), str) and isinstance(c.get("status"), str) for c in conditions
+    ):
+        raise ValueError("conditions are a list of objects with type and status")
+
+
+def check_node(node: Any) -> None:
+    """Raise ValueError, KeyError or TypeError for what is no Node object that can be listed."""
+    metadata, status = node["metadata"], node["status"]
+    labels = {**metadata.get("labels", {}), **metadata.get("annotations", {})}
+    if not isinstance(metadata["name"], str) or not all(isinstance(v, str) for v in labels.values()):
+        raise ValueError("metadata of a node is text")
+    if not all(isinstance(a["type"], str) and isinstance(a["address"], str) for a in status["addresses"]):
+        raise ValueError("addresses of a node are text")
+    info = dict(status["nodeInfo"])
+    for name in ("kubeletVersion", "osImage", "kernelVersion", "containerRuntimeVersion"):
+        if not isinstance(info[name], str):
+            raise ValueError(f"{name} is text")  # noqa: TRY004 - one kind of error for garbage
+    dict(node.get("spec", {}))
+    check_conditions(status["conditions"])
+
+
 def ready_condition(node: dict[str, Any]) -> dict[str, Any]:
     """The node's Ready condition; an empty one when it has none yet."""
     for condition in node.get("status", {}).get("conditions", []):
@@ -42,7 +69,7 @@ class NodeApi:
 
     def __init__(self, store: Store, cluster_cidr: str, speed: float = 1.0) -> None:
         self.store = store
-        self.grace = GRACE / speed
+        self.grace = max(GRACE / speed, 3.0)
         self._cidr = cluster_cidr
         self._seen: dict[str, tuple[Any, float]] = {}
 
@@ -70,7 +97,12 @@ class NodeApi:
         return {"kind": "NodeList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items}
 
     def register(self, node: dict[str, Any]) -> dict[str, Any]:
-        """A kubelet's node: created, or brought up to date with its identity and creation time kept."""
+        """A kubelet's node: created, or brought up to date with identity, creation time and roles kept.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is no Node object.
+        """
+        check_node(node)
         name = node["metadata"]["name"]
         known = self.store.get(f"nodes/{name}")
         metadata = dict(node["metadata"])
@@ -80,6 +112,8 @@ class NodeApi:
             metadata["uid"] = known["metadata"]["uid"]
             metadata["creationTimestamp"] = known["metadata"]["creationTimestamp"]
             spec["podCIDR"] = known["spec"]["podCIDR"]
+            kept = {k: v for k, v in known["metadata"]["labels"].items() if k.startswith(ROLE_PREFIX)}
+            metadata["labels"] = {**kept, **metadata["labels"]}
         else:
             metadata["uid"] = str(uuid.uuid4())
             metadata["creationTimestamp"] = timestamp()
@@ -87,6 +121,7 @@ class NodeApi:
         spec["podCIDRs"] = [spec["podCIDR"]]
         made = {"kind": "Node", "apiVersion": "v1", "metadata": metadata, "spec": spec, "status": node["status"]}
         self.store.put(f"nodes/{name}", made)
+        self.store.put(f"leases/{name}", {"renewTime": timestamp(), "beat": time.time_ns()})
         return made
 
     def _free_pod_cidr(self) -> str:
@@ -99,7 +134,12 @@ class NodeApi:
         return str(network)
 
     def heartbeat(self, name: str, conditions: list[dict[str, Any]]) -> bool:
-        """A kubelet's sign of life with its conditions; False when there is no such node."""
+        """A kubelet's sign of life with its conditions; False when there is no such node.
+
+        Raises:
+            ValueError: these are no conditions.
+        """
+        check_conditions(conditions)
         node = self.store.get(f"nodes/{name}")
         if node is None:
             return False

@@ -9,7 +9,6 @@ import ipaddress
 import logging
 import os
 import socket
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,11 +30,9 @@ __all__ = ["Server", "run"]
 
 log = logging.getLogger(__name__)
 
-FLANNEL_BACKENDS = frozenset({"none", "vxlan", "host-gw", "wireguard-native"})
 DRIVERS = frozenset({"mysql", "postgres", "postgresql", "http", "https", "nats", "etcd"})
 LOCK_TIMEOUT = 30.0
 PROMOTION = 8.0
-NETWORK_POLICY_AT = 15.0
 OTHER_TOKEN = "bootstrap data already found and encrypted with different token"  # noqa: S105 - a text about tokens
 
 
@@ -222,7 +219,7 @@ class Server:
         self.life.until(start + 2.5 * scale)
         control.api = True
         self.wait_for_quorum(control)
-        threading.Thread(target=self.control_loop, args=(control,), daemon=True).start()
+        self.life.spawn("controllers", lambda: self.control_loop(control))
         self.life.until(start + 2.8 * scale)
         self.register(control)
         self.life.until(start + 5.3 * scale)
@@ -237,9 +234,9 @@ class Server:
         control.nodes.label(self.name, self.roles(control))
         self.ready = True
         self.heartbeat(control)
-        threading.Thread(target=kubelet.beat, args=(self.life, lambda: self.heartbeat(control)), daemon=True).start()
+        self.life.spawn("kubelet", lambda: kubelet.beat(self.life, lambda: self.heartbeat(control)))
         if not self.options.on("disable-network-policy") and self.options.text("flannel-backend") != "none":
-            self.life.until(max(start + NETWORK_POLICY_AT, self.life.age()))
+            self.life.until(max(start + node.NETWORK_POLICY_AT, self.life.age()))
             node.check_network_policy(self.options, self.addresses[0])
         self.life.forever()
 
@@ -340,7 +337,7 @@ class Server:
         if control.membership is not None:
             extra["etcd.k3s.cattle.io/node-address"] = self.addresses[0]
             extra["etcd.k3s.cattle.io/node-name"] = control.membership.name
-        made = kubelet.node_object(self.options, self.name, self.addresses, self.environment, extra)
+        made = self.made = kubelet.node_object(self.options, self.name, self.addresses, self.environment, extra)
         while not control.nodes.check_password(self.name, self.node_password):
             log.error(
                 "Waiting to retrieve agent configuration; server is not ready: %s: %s",
@@ -351,7 +348,6 @@ class Server:
         control.nodes.register(made)
         self.life.sleep(0.2)
         node.start_kubelet_port(self.options, self.folders)
-        node.warn_of_missing_addresses(self.addresses)
 
     def roles(self, control: Control) -> dict[str, str]:
         """The labels that the control plane sets."""
@@ -363,7 +359,7 @@ class Server:
     def network(self, control: Control) -> None:
         """Flannel: refuses what it cannot do, leaves its files."""
         backend = self.options.text("flannel-backend")
-        if backend not in FLANNEL_BACKENDS:
+        if backend not in node.FLANNEL_BACKENDS:
             raise Shutdown(f"failed to start networking: Cannot configure unknown flannel backend '{backend}'")
         node.check_flannel_interface(self.options)
         if backend != "none":
@@ -386,12 +382,15 @@ class Server:
         """The kubelet's sign of life; a server with no quorum cannot take it."""
         if not control.api_ready():
             return
+        node.warn_of_missing_addresses(self.addresses)
         voter = None
         if control.membership is not None:
             record: dict[str, Any] = control.membership.me() or {"learner": True}
             voter = not record["learner"]
         if not control.nodes.heartbeat(self.name, kubelet.conditions(ready=self.ready, voter=voter)):
             log.error('Error updating node status, will retry: nodes "%s" not found', self.name)
+            if control.membership is not None and control.nodes.check_password(self.name, self.node_password):
+                control.nodes.register(self.made)  # as k3s: a removed member's kubelet comes back through the others
 
 
 def run(options: Options, life: Life) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from provider_kairos.lab.k3s import files
+from provider_kairos.lab.k3s.life import Fatal
 
 __all__ = ["LOCAL", "Row", "Store"]
 
@@ -51,21 +52,29 @@ class Row:
 
 
 class Store:
-    """All rows, in memory and in ``path``. Safe to use from several threads."""
+    """All rows, in memory and in ``path``. Safe to use from several threads.
+
+    Opening and writing raise :class:`~.life.Fatal` when the file is damaged or the disk full.
+    """
 
     def __init__(self, path: Path) -> None:
         files.folder(path.parent)
         self.path = path
         self.on_change: Callable[[list[Row]], None] | None = None
         self._lock = threading.RLock()
-        self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        path.chmod(0o644 if path.name == "state.db" else 0o600)
-        self._database.execute("PRAGMA synchronous=OFF")
-        self._database.execute("CREATE TABLE IF NOT EXISTS rows (key TEXT PRIMARY KEY, value TEXT, version INTEGER)")
-        self._rows = {
-            key: Row(key, json.loads(value), version)
-            for key, value, version in self._database.execute("SELECT key, value, version FROM rows")
-        }
+        try:
+            self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            path.chmod(0o644 if path.name == "state.db" else 0o600)
+            self._database.execute("PRAGMA synchronous=OFF")
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS rows (key TEXT PRIMARY KEY, value TEXT, version INTEGER)"
+            )
+            self._rows = {
+                key: Row(key, json.loads(value), version)
+                for key, value, version in self._database.execute("SELECT key, value, version FROM rows")
+            }
+        except sqlite3.Error as error:
+            raise Fatal(f"Error: starting kubernetes: preparing server: creating storage endpoint: {error}") from error
 
     def close(self) -> None:
         """Let go of the file."""
@@ -132,12 +141,15 @@ class Store:
     def _save(self, rows: list[Row], *, announce: bool) -> None:
         if not rows:
             return
-        with self._database:
-            self._database.execute("BEGIN IMMEDIATE")
-            self._database.executemany(
-                "INSERT OR REPLACE INTO rows VALUES (?, ?, ?)",
-                [(row.key, json.dumps(row.value), row.version) for row in rows],
-            )
+        try:
+            with self._database:
+                self._database.execute("BEGIN IMMEDIATE")
+                self._database.executemany(
+                    "INSERT OR REPLACE INTO rows VALUES (?, ?, ?)",
+                    [(row.key, json.dumps(row.value), row.version) for row in rows],
+                )
+        except sqlite3.Error as error:
+            raise Fatal(f"Error: datastore: {error}") from error
         for row in rows:
             self._rows[row.key] = row
         public = [row for row in rows if not row.key.startswith(LOCAL)]
