@@ -325,10 +325,12 @@ class Ledger:
         honest = [version for version in known if not is_absurd_version(version, now.unix_ns)]
         return max(now.unix_ns, *(version + 1 for version in honest), 1)
 
-    def _written(self, changed: set[RecordKey], refused: list[Rejection], now: Now) -> Written:
+    def _written(
+        self, changed: set[RecordKey], refused: list[Rejection], now: Now, *, routine: bool = False
+    ) -> Written:
         if changed:
             self._commit(frozenset(changed), now)
-            self._pacing.changed(now.mono)
+            self._pacing.changed(now.mono, routine=routine)
         return Written(frozenset(changed), tuple(refused))
 
     def _commit(self, changed: frozenset[RecordKey], now: Now) -> None:
@@ -358,7 +360,7 @@ class Ledger:
 
     def _beat(self, peer: PeerId, now: Now) -> None:
         self._write(HEARTBEATS, peer, heartbeat_text(now.unix), now)
-        self._written({(HEARTBEATS, peer)}, [], now)
+        self._written({(HEARTBEATS, peer)}, [], now, routine=True)
         size = len(self._liveness.live_peers(now))
         nominal = self.settings.heartbeat_interval
         if size > LARGE_NETWORK:
@@ -415,7 +417,8 @@ class Ledger:
         unsigned = sum(entry.legacy for records in block.storage.values() for entry in records.values())
         signed = sum(map(len, block.storage.values())) - unsigned
         if (block.index, block.hash) <= (ours.index, ours.hash):
-            lack = frozenset({(ours.index, ours.hash)}) if block.hash != ours.hash else frozenset()
+            height = (ours.index, ours.hash)
+            lack = frozenset({height}) if (block.index, block.hash) != height else frozenset()
             self._note_lack(via, lack, now)
             return Received(behind=bool(lack), signed=signed, unsigned=unsigned)
         changed = self._records.adopt(block)

@@ -44,11 +44,16 @@ class Pacing:
         self._answered: OrderedDict[str, object] = OrderedDict()
         self._synced: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
-    def changed(self, mono: float) -> None:
-        """We changed something: tell everybody, together with what changes in the same instant."""
+    def changed(self, mono: float, *, routine: bool = False) -> None:
+        """We changed something: tell everybody, together with what changes in the same instant.
+
+        A ``routine`` change (a heartbeat) does not bring the quick repeats that guard a real one against loss: the next
+        heartbeat repeats it.
+        """
         due = max(mono + self._settings.coalesce, self._sent + self._settings.burst_gap)
         self._urgent = due if self._urgent is None else min(self._urgent, due)
-        self._gap = self._settings.sync_interval
+        if not routine:
+            self._gap = self._settings.sync_interval
 
     def joined(self, peer: str, revision: int, mono: float) -> None:
         """A peer subscribed. One that showed our present state a moment ago needs nothing (topics rotate)."""
