@@ -153,7 +153,11 @@ class P2P(Block):
     network_id: Text = Field(
         "", description=f"Which cluster among those that share a token; empty: `{DEFAULT_NETWORK_ID}`."
     )
-    role: Text = Field("", description="Force a role: `master` or `worker`; `none` takes part without a role.")
+    role: Text = Field(
+        "",
+        description="Force a role: `master` or `worker`; `none` takes part without a role.",
+        examples=["master", "worker", "none"],
+    )
     dns: Bool = Field(default=False, description="Answer names from the ledger on 127.0.0.1:53.")
     loglevel: Text = Field("", description="Level of the provider's log; empty: `debug`.")
     minimum_nodes: Count = Field(

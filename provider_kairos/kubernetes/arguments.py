@@ -8,12 +8,13 @@ flags, never values: they may be secret.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterable
 
 from provider_kairos.config import document
 from provider_kairos.config.notice import InvalidConfigError, Notice
-from provider_kairos.kubernetes.flags import BOOLEAN, CRITICAL, SECRET, SHORT, VALUED, Flag
+from provider_kairos.kubernetes.flags import AGENT, BOOLEAN, CRITICAL, SECRET, SHORT, VALUED, Flag
 
 __all__ = ["config_file_keys", "critical_values", "parse_flags", "read_args"]
 
@@ -24,13 +25,15 @@ _SUBCOMMANDS = frozenset({"server", "agent", "k3s"})
 _Say = Callable[[str, str], None]
 
 
-def read_args(key: str, elements: Iterable[str]) -> tuple[tuple[Flag, ...], tuple[Notice, ...]]:
+def read_args(key: str, elements: Iterable[str], *, agent: bool = False) -> tuple[tuple[Flag, ...], tuple[Notice, ...]]:
     """The flags that ``key`` (as in ``k3s.args``) means, and what is to be said about how they were written.
+
+    ``agent`` tells which flags are known; an unknown one is passed on with a warning, for k3s may be newer than this.
 
     Raises:
         InvalidConfigError: a flag that needs a value has none.
     """
-    reader = _Reader(key)
+    reader = _Reader(key, AGENT if agent else (BOOLEAN | VALUED) - {"disable-apiserver-lb"})
     for index, element in enumerate(elements):
         reader.element(index, element)
     reader.finish()
@@ -38,8 +41,9 @@ def read_args(key: str, elements: Iterable[str]) -> tuple[tuple[Flag, ...], tupl
 
 
 class _Reader:
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, known: frozenset[str]) -> None:
         self.key = key
+        self.known = known
         self.flags: list[Flag] = []
         self.notices: list[Notice] = []
         self.place = key
@@ -108,6 +112,11 @@ class _Reader:
     def _add(self, name: str, value: str | None) -> None:
         self.flags.append(Flag(name, value))
         self.boolean = value is None
+        if name not in self.known:
+            close = difflib.get_close_matches(name, self.known, n=1, cutoff=0.75)
+            hint = f"did you mean --{close[0]}?" if close else ""
+            which = "agents of k3s do not know" if name in BOOLEAN | VALUED else "k3s is not known to have"
+            self.say(f"{which} --{name}, which would keep it from starting", hint)
 
     def _unsatisfied(self) -> None:
         if self.waiting is None:

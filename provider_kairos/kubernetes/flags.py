@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["BOOLEAN", "CRITICAL", "SECRET", "SHORT", "SINGLE", "Flag"]
+__all__ = ["AGENT", "BOOLEAN", "CRITICAL", "SECRET", "SHORT", "SINGLE", "VALUED", "Flag"]
 
 BOOLEAN = frozenset(
     [
@@ -131,6 +131,58 @@ VALUED = frozenset(
         "etcd-s3-timeout",
     ]
 )
+
+AGENT = frozenset(
+    [
+        "config",
+        "v",
+        "vmodule",
+        "log",
+        "token",
+        "token-file",
+        "server",
+        "data-dir",
+        "bind-address",
+        "node-name",
+        "lb-server-port",
+        "container-runtime-endpoint",
+        "default-runtime",
+        "image-service-endpoint",
+        "pause-image",
+        "snapshotter",
+        "private-registry",
+        "image-credential-provider-bin-dir",
+        "image-credential-provider-config",
+        "resolv-conf",
+        "flannel-iface",
+        "flannel-conf",
+        "flannel-cni-conf",
+        "vpn-auth",
+        "vpn-auth-file",
+        "node-label",
+        "node-taint",
+        "node-ip",
+        "node-external-ip",
+        "node-internal-dns",
+        "node-external-dns",
+        "kubelet-arg",
+        "kube-proxy-arg",
+        "debug",
+        "alsologtostderr",
+        "with-node-id",
+        "selinux",
+        "protect-kernel-defaults",
+        "disable-default-registry-endpoint",
+        "nonroot-devices",
+        "docker",
+        "enable-pprof",
+        "rootless",
+        "prefer-bundled-bin",
+        "disable-apiserver-lb",
+        "help",
+    ]
+)
+"""What agents know; servers know everything but ``disable-apiserver-lb``. Any other flag keeps k3s from starting."""
 
 SHORT = {
     "c": "config",

@@ -53,7 +53,7 @@ def command(settings: Settings, facts: NodeFacts) -> Command:
     block: Block = settings.k3s if facts.role.is_server else settings.k3s_agent
     name = "k3s" if facts.role.is_server else "k3s-agent"
     generated = _generated(settings, facts)
-    user, notices = read_args(f"{name}.args", block.args)
+    user, notices = read_args(f"{name}.args", block.args, agent=not facts.role.is_server)
     said = list(notices)
     flags = list(user) if block.replace_args else _merged(generated, user, name, said)
     if facts.role is NodeRole.SERVER and settings.k3s.embedded_registry and not _given(flags, "embedded-registry"):

@@ -29,8 +29,6 @@ def said(*elements: str) -> list[str]:
         (["--tls-san="], ["--tls-san="]),
         (["--etcd-snapshot-schedule-cron=0 */12 * * *"], ["--etcd-snapshot-schedule-cron=0 */12 * * *"]),
         (["--node-label=a=b c"], ["--node-label=a=b c"]),
-        (["--no-such-flag"], ["--no-such-flag"]),
-        (["--no-such-flag", "--debug"], ["--no-such-flag", "--debug"]),
         (["", "  ", " --debug "], ["--debug"]),
         ([], []),
     ],
