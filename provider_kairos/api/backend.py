@@ -73,6 +73,10 @@ class Backend(Protocol):
         """Delete every record of a bucket."""
         ...
 
+    async def persisted(self) -> None:
+        """Return when everything written so far is safe on disk: only then is a write acknowledged."""
+        ...
+
     # -- mesh
 
     def on_topic(self) -> Collection[str] | None:

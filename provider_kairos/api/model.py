@@ -265,18 +265,24 @@ class WatchDocument(TypedDict):
 
 
 class ProviderDocument(TypedDict, total=False):
-    """``/run/kairos-p2p/provider.json``: what the provider of this machine says of itself (written by the provider).
+    """``/run/kairos-p2p/provider.json``: what the provider of this machine says of itself (``provider.status``).
 
-    ``seconds`` in a phase count from the start of the bootstrap. ``ready`` means: the Kubernetes service runs and its
-    node is Ready, or this machine is meant to have none.
+    Texts are empty where nothing is known. ``configured`` means: the role is carried out, nothing is left to do.
     """
 
     schema: int
+    pid: int
+    updated: str
+    uptime: float
     uuid: str
     network_id: str
-    role: str | None
-    leader: str | None
-    ready: bool
+    role: str
+    leader: str
+    first_master: str
+    address: str
+    api: str
+    distribution: str
+    service: str
+    configured: bool
     phases: list[PhaseStatus]
     waiting: list[Mapping[str, object]]
-    error: str | None

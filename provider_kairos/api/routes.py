@@ -93,14 +93,17 @@ class _Api:
     async def put(self, call: Call) -> Announcing:
         bucket, key = _text(call.params["bucket"]), _text(call.params["key"])
         self._backend.persist(bucket, key, quote_bytes(call.params["value"]))
+        await self._backend.persisted()
         return ANNOUNCING
 
     async def delete_key(self, call: Call) -> Announcing:
         self._backend.delete_key(_text(call.params["bucket"]), _text(call.params["key"]))
+        await self._backend.persisted()
         return ANNOUNCING
 
     async def delete_bucket(self, call: Call) -> Announcing:
         self._backend.delete_bucket(_text(call.params["bucket"]))
+        await self._backend.persisted()
         return ANNOUNCING
 
     # -- metrics; the raw path rule hands protocol IDs over undecoded, and so they are looked up both ways
@@ -119,6 +122,7 @@ class _Api:
         regex, records = _read_dns(call.request)
         numbered = {str(NUMBERS.get(name, 0)): text for name, text in records.items()}
         self._backend.persist("dns", regex, gojson.dumps(_sorted(numbered)))
+        await self._backend.persisted()
         return ANNOUNCING
 
 

@@ -42,6 +42,7 @@ class FakeBackend:
         self.protocols: dict[str, Traffic] = {}
         self.peers: dict[str, Traffic] = {}
         self.waiting = 0
+        self.flushed = 0
 
     @property
     def revision(self) -> int:
@@ -86,6 +87,11 @@ class FakeBackend:
         """Delete a bucket."""
         if self.data.pop(bucket, None):
             self.revisions.changed([bucket])
+
+    async def persisted(self) -> None:
+        """At once; ``flushed`` counts."""
+        self.flushed += 1
+        await trio.lowlevel.checkpoint()
 
     def on_topic(self) -> list[str] | None:
         """As set."""

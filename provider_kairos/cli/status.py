@@ -47,7 +47,7 @@ class Picture:
         """Nothing is missing as far as anybody knows."""
         if self.error is not None or self.waiting:
             return False
-        if self.provider is not None and not self.provider.get("ready"):
+        if self.provider is not None and not self.provider.get("configured"):
             return False
         return self.go_daemon or (self.daemon is not None and self.daemon.get("ready") is True)
 
@@ -91,10 +91,14 @@ async def _look(api: str | None, network_id: str, provider_file: Path) -> Pictur
     picture = Picture(provider=_provider_document(provider_file))
     said: dict[str, Any] = dict(picture.provider or {})
     picture.network_id = network_id or str(said.get("network_id") or "kairos")
-    picture.role = said.get("role")
-    picture.leader = said.get("leader")
+    picture.role = _text(said.get("role"))
+    picture.leader = _text(said.get("leader"))
+    picture.address = _text(said.get("address"))
     picture.phases = _objects(said.get("phases"))
     picture.waiting = _objects(said.get("waiting"))
+    if said and not said.get("configured") and not _alive(said.get("pid")):
+        gone = "the provider has ended before its work was done: systemctl restart kairos-agent"
+        picture.waiting.append({"code": "provider-ended", "text": gone})
     try:
         async with client(api) as daemon:
             await _ask(daemon, picture)
@@ -107,7 +111,7 @@ async def _ask(daemon: DaemonClient, picture: Picture) -> None:
     document = await daemon.status()
     if document is not None:
         picture.daemon = document
-        picture.address = _vpn(picture).get("address")
+        picture.address = _text(_vpn(picture).get("address")) or picture.address
         picture.peers = _objects(document.get("peers"))
         picture.phases = [*_objects(document.get("phases")), *picture.phases]
         known = {(item.get("code"), item.get("text")) for item in picture.waiting}
@@ -133,12 +137,22 @@ async def _ask_go(daemon: DaemonClient, picture: Picture) -> None:
     own = (await daemon.summary()).get("NodeID")
     for machine in await daemon.machines():
         if machine.get("PeerID") == own:
-            picture.address = machine.get("Address")
+            picture.address = _text(machine.get("Address")) or picture.address
     picture.peers = [
         {"peer_id": node.get("ID"), "on_topic": None, "connected": None}
         for node in await daemon.nodes()
         if node.get("ID") != own
     ]
+
+
+def _text(value: object) -> str | None:
+    """A text that another program wrote; None when there is none."""
+    return value if isinstance(value, str) and value else None
+
+
+def _alive(pid: object) -> bool:
+    """Whether the process that wrote the file still runs; yes where that cannot be told."""
+    return not isinstance(pid, int) or Path(f"/proc/{pid}").exists()
 
 
 def _objects(value: object) -> list[dict[str, Any]]:

@@ -141,6 +141,38 @@ def test_expect_continue(listen: str) -> None:
     trio.run(run)
 
 
+def test_a_write_is_acknowledged_when_it_is_on_disk(listen: str) -> None:
+    class Slow(FakeBackend):
+        on_disk = trio.Event()
+
+        async def persisted(self) -> None:
+            await self.on_disk.wait()
+
+    backend = Slow()
+
+    async def run() -> None:
+        async with serving(backend, listen) as address, trio.open_nursery() as nursery:
+            for method, path in (("PUT", "/a/b/c"), ("DELETE", "/a/b"), ("DELETE", "/a")):
+                backend.on_disk = trio.Event()
+                answers: list[int] = []
+
+                async def write(method: str = method, path: str = path, into: list[int] = answers) -> None:
+                    into.append((await ask(address, method, f"/api/ledger{path}"))[0])
+                    backend.on_disk.set()
+
+                nursery.start_soon(write)
+                with trio.move_on_after(0.05):
+                    await backend.on_disk.wait()
+                assert not answers
+                done = backend.on_disk
+                backend.on_disk = trio.Event()
+                done.set()
+                await backend.on_disk.wait()
+                assert answers == [200]
+
+    trio.run(run)
+
+
 def test_dns_entries_are_kept_by_number(listen: str) -> None:
     backend = FakeBackend()
     body = json.dumps({"Regex": "a<b", "Records": {"AAAA": "fd00::1", "A": "10.1.0.1", "NOPE": "x"}}).encode()

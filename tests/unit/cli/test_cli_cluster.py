@@ -210,7 +210,7 @@ def provider(tmp_path: Path, **more: Any) -> None:
         "network_id": "kairos",
         "role": "master",
         "leader": "abc-box1",
-        "ready": True,
+        "configured": True,
     }
     (tmp_path / "provider.json").write_text(json.dumps({**value, **more}))
 
@@ -231,7 +231,7 @@ def test_a_waiting_node_says_why(
 ) -> None:
     reason = {"code": "more-nodes", "text": "waiting for 1 more node"}
     monkeypatch.setattr(daemon.backend, "status", lambda: document(daemon, waiting=[reason]))
-    provider(tmp_path, ready=False, role=None, waiting=[reason, {"code": "x", "text": "something else"}])
+    provider(tmp_path, configured=False, role="", waiting=[reason, {"code": "x", "text": "something else"}])
     daemon.put("abc-box1-role", "worker")
     assert run(["status", "--json"]) == ExitCode.WAITING
     found = json.loads(capsys.readouterr().out)
@@ -246,14 +246,23 @@ def test_without_a_daemon_the_provider_still_speaks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(status, "PROVIDER_FILE", tmp_path / "provider.json")
-    provider(tmp_path, ready=False)
+    provider(tmp_path, configured=False)
     assert run(["status", "--api", f"unix://{tmp_path}/none.sock", "--json"]) == ExitCode.UNREACHABLE
     found = json.loads(capsys.readouterr().out)
     assert found["role"] == "master"
     assert "no daemon listens" in found["error"]["message"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"phases":5,"waiting":[1],"ready":true}'])
+def test_a_provider_that_ended_early_is_named(
+    daemon: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon.backend, "status", lambda: document(daemon))
+    provider(tmp_path, configured=False, pid=2**22 + 1)
+    assert run(["status"]) == ExitCode.WAITING
+    assert "the provider has ended before its work was done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"phases":5,"waiting":[1],"configured":true}'])
 def test_a_broken_file_of_the_provider_does_no_harm(
     daemon: Daemon, tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

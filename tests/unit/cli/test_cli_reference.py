@@ -1,0 +1,60 @@
+"""The reference pages name what the code has: every exit code, command and route."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import typer
+
+from provider_kairos.api.http import Limits
+from provider_kairos.api.native import native_routes
+from provider_kairos.api.routes import edgevpn_routes
+from provider_kairos.api.testing import FakeBackend
+from provider_kairos.cli.app import app
+from provider_kairos.errors import ExitCode
+
+REFERENCE = Path(__file__).parents[3] / "docs" / "reference"
+
+
+def test_exit_codes() -> None:
+    rows = re.findall(r"(?m)^\| (\d+) \| ([A-Z_]+) \|", (REFERENCE / "exit-codes.md").read_text())
+    assert {name: int(code) for code, name in rows} == {code.name: code.value for code in ExitCode}
+
+
+def test_commands() -> None:
+    text = (REFERENCE / "cli.md").read_text()
+    documented = {" ".join(re.findall(r"[a-z-]+", row)[:2]) for row in re.findall(r"(?m)^\| `([^`]+)` \|", text)}
+    commands: list[str] = []
+    for command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        name, inner = command
+        commands += [f"{name} {sub}" for sub in getattr(inner, "commands", {})] or [name]
+    for name in commands:
+        assert any(row == name or row.startswith(f"{name} ") or row.split()[0] == name for row in documented), name
+
+
+def test_routes() -> None:
+    text = (REFERENCE / "api.md").read_text()
+    rows = re.findall(r"(?m)^\| ((?:GET|PUT|POST|DELETE)[^|]*) \|", text)
+    documented = {
+        (method, path)
+        for row in rows
+        for method in re.findall(r"[A-Z]{3,}", row)
+        for path in re.findall(r"`([^`]+)`", row)
+    }
+    backend = FakeBackend()
+    assert documented == {(r.method, r.pattern) for r in [*edgevpn_routes(backend), *native_routes(backend)]}
+
+
+def test_limits() -> None:
+    text = (REFERENCE / "api.md").read_text()
+    limits = Limits()
+    assert limits.header_bytes == (1 << 20) + 4096
+    assert limits.body_bytes == 1 << 20
+    for words in (
+        f"{limits.request_seconds:g} s, else 408",
+        f"| {limits.idle_seconds:g} s |",
+        f"| {limits.send_seconds:g} s |",
+        f"| {limits.connections}, else 503 |",
+    ):
+        assert words in text
