@@ -159,8 +159,12 @@ def _read_entry(body: bytes, names: dict[int, str]) -> InterfaceAddress | None:
     return InterfaceAddress(names.get(index, str(index)), address, prefix)
 
 
+HIDDEN = ("cni", "flannel", "kube", "cali", "docker", "br-", "veth", "edgevpn", "wg", "tun", "vxlan")
+"""Names of interfaces that containers and tunnels own: their addresses lead nowhere, or back into a tunnel."""
+
+
 def advertised(
-    bound: Iterable[tuple[str, int]],
+    bound: Sequence[tuple[str, int]],
     blocked: Networks,
     interfaces: Sequence[str] = (),
     known: Sequence[InterfaceAddress] | None = None,
@@ -171,16 +175,24 @@ def advertised(
     """
     if known is None:
         known = interface_addresses()
-    usable = [a for a in known if a.address not in blocked and (not interfaces or a.interface in interfaces)]
-    outside: list[str] = []
-    loopback: list[str] = []
+    named = [each for each in known if not interfaces or each.interface in interfaces]
+    usable = [each for each in named if interfaces or not each.interface.startswith(HIDDEN)]
+    for choice in (usable, named):
+        outside, loopback = _expand(bound, choice, blocked)
+        if outside:
+            return outside
+    return loopback
+
+
+def _expand(
+    bound: Sequence[tuple[str, int]], usable: Sequence[InterfaceAddress], blocked: Networks
+) -> tuple[list[str], list[str]]:
+    """Multiaddrs of bound sockets: those that lead somewhere, and those of loopback."""
+    found: tuple[dict[str, None], dict[str, None]] = ({}, {})
     for host, port in bound:
         address = ipaddress.ip_address(host)
-        choice = (
-            [a.address for a in usable if a.address.version == address.version] if address.is_unspecified else [address]
-        )
+        choice = [each.address for each in usable] if address.is_unspecified else [address]
         for one in choice:
-            if one in blocked:
-                continue
-            (loopback if one.is_loopback else outside).append(f"/ip{one.version}/{one}/tcp/{port}")
-    return list(dict.fromkeys(outside or loopback))
+            if one.version == address.version and one not in blocked:
+                found[one.is_loopback][f"/ip{one.version}/{one}/tcp/{port}"] = None
+    return list(found[False]), list(found[True])

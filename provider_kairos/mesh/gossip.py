@@ -19,7 +19,7 @@ from typing import Protocol
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from provider_kairos.errors import LocalError, PeerError
+from provider_kairos.errors import PeerError
 from provider_kairos.ids import PeerId
 from provider_kairos.mesh.gossip_router import Deliver, Effect, GossipRouter, Send
 from provider_kairos.mesh.gossip_wire import GossipMessage, Rpc, decode_rpc, encode_rpc, sign_message
@@ -39,6 +39,9 @@ MAX_QUEUED_RPCS = 1024
 REOPEN_FIRST, REOPEN_MOST = 0.05, 10.0
 NOT_SERVED_PAUSE = 30.0
 """Seconds until a peer that serves no gossip is asked again, unless it says that it does now."""
+
+SMALLEST_LIMIT = 64 * 1024
+"""Bytes of an RPC that we read whatever the token says: subscriptions must pass even where messages cannot."""
 
 DRAIN = 5.0
 """Seconds that a replaced inbound stream has to finish."""
@@ -142,11 +145,11 @@ class Gossip:
         self._apply(self.router.leave(topic, trio.current_time()))
 
     def publish(self, topic: str, data: bytes) -> int:
-        """Sign and queue a message; returns how many peers it goes to. Raises LocalError when it is too long."""
+        """Sign and queue a message; returns how many peers it goes to. Raises OversizedError."""
         self._seqno += 1
         message = sign_message(self._key, self._me, self._seqno, topic, data)
         if len(message.encoded) + 8 > self.max_message_size:
-            raise LocalError(f"message of {len(message.encoded)} bytes is over the network's {self.max_message_size}")
+            raise OversizedError(f"message of {len(message.encoded)} bytes, the network allows {self.max_message_size}")
         effects = self.router.publish(message, trio.current_time())
         self._apply(effects)
         return len(effects)
@@ -175,7 +178,7 @@ class Gossip:
         """Read an inbound stream until it ends."""
         peer = stream.peer
         self._inbound[peer] = stream
-        reader = DelimitedReader(stream.read, self.max_message_size)
+        reader = DelimitedReader(stream.read, max(self.max_message_size, SMALLEST_LIMIT))
         first = True
         try:
             with trio.CancelScope() as scope:
@@ -248,7 +251,7 @@ class Gossip:
         self, peer: PeerId, stream: Stream, connection: Connection, left_over: _Outbox | None
     ) -> _Outbox | None:
         """Write until the stream ends (None) or another connection is preferred (the queue that is left)."""
-        outbox = _Outbox(2 * self.max_message_size)
+        outbox = _Outbox(2 * max(self.max_message_size, SMALLEST_LIMIT))
         outbox.put(encode_delimited(encode_rpc(self.router.hello())))
         if left_over is not None:
             left_over.move_to(outbox)
@@ -273,6 +276,7 @@ class Gossip:
             self.router.remove_peer(peer)
             if moved:
                 stream.close_write()
+                stream.close_read()
             else:
                 stream.reset()
         return outbox if moved else None

@@ -105,7 +105,7 @@ class Host:
             self.peer_id,
             Ed25519PrivateKey.from_private_bytes(settings.seed),
             self.swarm,
-            max(settings.token.max_message_size, 0),
+            settings.token.max_message_size,
             rng,
             first_seqno=clock.now().unix_ns,
             deliver=self._deliver,

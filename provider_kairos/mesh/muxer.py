@@ -51,6 +51,9 @@ PING_AFTER = 5.0
 PING_TIMEOUT = 10.0
 """Seconds without any byte after a ping until the link counts as dead."""
 
+PROBE_TIMEOUT = 3.0
+"""The same when there is reason to doubt the link."""
+
 SWEEP = 30.0
 """Age in seconds at which a stream is reset that agreed on no protocol, or that only we have closed."""
 
@@ -102,7 +105,9 @@ class Muxer:
         self._scope = trio.CancelScope()
         self._heard_at = trio.current_time()
         self._pings = 0
-        self._ping_sent: float | None = None
+        self._ping_sent = float("-inf")
+        self._ping_deadline = float("inf")
+        self._look = trio.Event()
         self._inbound = 0
 
     # --- for owners and streams -------------------------------------------------------------------------------------
@@ -217,35 +222,42 @@ class Muxer:
         swept_at = trio.current_time()
         while True:
             now = trio.current_time()
-            silent = now - self._heard_at
-            if (
-                self._ping_sent is not None
-                and self._heard_at < self._ping_sent
-                and now - self._ping_sent >= PING_TIMEOUT
-            ):
+            if self.suspect and now >= self._ping_deadline:
                 self._stop("link is dead: no answer to a ping")
                 return
-            if silent >= PING_AFTER and (self._ping_sent is None or self._heard_at >= self._ping_sent):
+            if now - self._heard_at >= PING_AFTER and not self.suspect:
                 self.ping()
             if now - swept_at >= SWEEP:
                 swept_at = now
                 self._sweep(now)
-            pending = self._ping_sent is not None and self._heard_at < self._ping_sent
-            deadline = self._ping_sent + PING_TIMEOUT if pending and self._ping_sent else self._heard_at + PING_AFTER
-            await trio.sleep(min(max(deadline - now, 0.05), SWEEP))
+            next_look = self._ping_deadline if self.suspect else self._heard_at + PING_AFTER
+            self._look = trio.Event()
+            with trio.move_on_after(min(max(next_look - now, 0.05), SWEEP)):
+                await self._look.wait()
 
-    def ping(self) -> None:
-        """Ask for a sign of life; the answer sets :attr:`rtt`."""
-        self._pings = (self._pings + 1) & 0xFFFFFFFF
-        self._ping_sent = trio.current_time()
-        self.put(encode_header(Kind.PING, Flag.SYN, 0, self._pings))
+    @property
+    def suspect(self) -> bool:
+        """A ping is on its way and nothing was heard since."""
+        return self._heard_at < self._ping_sent
+
+    def ping(self, timeout: float = PING_TIMEOUT) -> None:
+        """Ask for a sign of life; the answer sets :attr:`rtt`, silence for ``timeout`` seconds ends the connection."""
+        now = trio.current_time()
+        if self.suspect:
+            self._ping_deadline = min(self._ping_deadline, now + timeout)
+        else:
+            self._pings = (self._pings + 1) & 0xFFFFFFFF
+            self._ping_sent = now
+            self._ping_deadline = now + timeout
+            self.put(encode_header(Kind.PING, Flag.SYN, 0, self._pings))
+        self._look.set()
 
     def _sweep(self, now: float) -> None:
         for stream in list(self.streams.values()):
-            half_agreed = stream.negotiating is not None
-            left_alone = stream.fin_sent and not stream.fin_received
-            if now - stream.born > SWEEP and (half_agreed or left_alone):
+            if now - stream.born > SWEEP and (stream.negotiating is not None or stream.abandoned):
                 stream.reset()
+        if self._going_away and self.idle:
+            self._stop(self.error or "the peer said goodbye")
 
     # --- frames -----------------------------------------------------------------------------------------------------
 
@@ -253,7 +265,7 @@ class Muxer:
         if kind == Kind.PING:
             if flags & Flag.SYN:
                 self.put(encode_header(Kind.PING, Flag.ACK, 0, length))
-            elif flags & Flag.ACK and length == self._pings and self._ping_sent is not None:
+            elif flags & Flag.ACK and length == self._pings:
                 self.rtt = trio.current_time() - self._ping_sent
             return
         if kind == Kind.GO_AWAY:

@@ -97,6 +97,11 @@ class Stream:
         """Who is at the other end."""
         return self._muxer.peer
 
+    @property
+    def abandoned(self) -> bool:
+        """Only the peer keeps the stream open; nobody here reads or writes it."""
+        return self._closed_here and self.fin_sent and not self.fin_received
+
     # --- the owner's side -------------------------------------------------------------------------------------------
 
     async def read(self, limit: int = MAX_BODY) -> bytes:

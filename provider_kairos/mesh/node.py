@@ -23,6 +23,7 @@ from provider_kairos.mesh.muxer_stream import PacketHandler
 from provider_kairos.mesh.settings import MeshSettings
 from provider_kairos.mesh.streams import MeshStream, StreamHandler, guarded_packet_handler
 from provider_kairos.mesh.views import HostDown, MeshEvent, Message, NobodyOnTopic, NoPeers, PeerView
+from provider_kairos.mesh.wire import OversizedError
 
 __all__ = ["Mesh"]
 
@@ -116,15 +117,18 @@ class Mesh:
     # --- the ledger room --------------------------------------------------------------------------------------------
 
     async def publish(self, data: bytes) -> None:
-        """Seal ``data`` and send it to the ledger room. Dropped and counted when nobody is there.
+        """Seal ``data`` and send it to the ledger room.
 
-        Raises LocalError when it is longer than the network allows.
+        Dropped and counted when nobody is there, and when it is longer than the token's ``max_message_size`` allows.
         """
         await trio.lowlevel.checkpoint()
         if self._host is None:
             self._complaints.counters["published_while_down"] += 1
             return
-        self._host.room.publish(data, self._clock.now())
+        try:
+            self._host.room.publish(data, self._clock.now())
+        except OversizedError as error:
+            self._complaints.complain(self.peer_id, "publish_oversized", str(error))
 
     def on_chain(self) -> set[PeerId]:
         """Peers in the current ledger room; never ourselves."""

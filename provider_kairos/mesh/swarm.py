@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
@@ -21,8 +22,8 @@ from provider_kairos.ids import PeerId
 from provider_kairos.mesh.addresses import Endpoint, Networks
 from provider_kairos.mesh.channels import NOISE, TLS, ChannelError, Handshakes, TcpChannel
 from provider_kairos.mesh.multistream import NegotiationError, respond, select
+from provider_kairos.mesh.muxer import PROBE_TIMEOUT, ByteChannel, Muxer
 from provider_kairos.mesh.muxer import PROTOCOL as YAMUX
-from provider_kairos.mesh.muxer import ByteChannel, Muxer
 from provider_kairos.mesh.muxer_stream import PacketHandler, Stream, StreamEndedError
 
 __all__ = ["Connection", "DialError", "Swarm"]
@@ -37,6 +38,7 @@ CONNECT_TIMEOUT = 10.0
 
 MAX_CONNECTIONS = 512
 MAX_UPGRADING = 64
+MAX_UPGRADING_PER_ADDRESS = 16
 """Inbound connections that are not yet secure."""
 
 DUPLICATE_GRACE = 5.0
@@ -115,7 +117,7 @@ class Swarm:
         self._on_disconnected = on_disconnected
         self._security = tuple(security)
         self._connections: dict[PeerId, list[Connection]] = {}
-        self._upgrading = 0
+        self._upgrading: Counter[str] = Counter()
         self._nursery: trio.Nursery | None = None
 
     # --- who is there -----------------------------------------------------------------------------------------------
@@ -135,9 +137,9 @@ class Swarm:
                 return connection
         return None
 
-    def _rank(self, connection: Connection) -> tuple[bool, float]:
+    def _rank(self, connection: Connection) -> tuple[bool, bool, float]:
         smaller_is_us = self.peer_id < connection.peer
-        return connection.outbound != smaller_is_us, connection.born
+        return connection.muxer.suspect, connection.outbound != smaller_is_us, -connection.born
 
     async def open_stream(self, peer: PeerId, protocols: Sequence[str]) -> Stream:
         """A stream on which one of ``protocols`` is agreed. Raises StreamEndedError or NegotiationError."""
@@ -177,20 +179,24 @@ class Swarm:
                     self._count("accept_out_of_files")
                     await trio.sleep(0.2)
                     continue
-                if self._upgrading >= MAX_UPGRADING or len(self._all()) >= MAX_CONNECTIONS:
+                if self._upgrading.total() >= MAX_UPGRADING or len(self._all()) >= MAX_CONNECTIONS:
                     self._count("inbound_over_limit")
                     await trio.aclose_forcefully(stream)
                     continue
                 self._nursery.start_soon(self._inbound, TcpChannel(stream, initiator=False))
 
     async def _inbound(self, raw: TcpChannel) -> None:
-        self._upgrading += 1
         try:
             host, port = raw.remote()
-            if host in self._blocked:
-                self._count("inbound_blocked")
-                await raw.close()
-                return
+        except ChannelError:
+            await raw.close()
+            return
+        if host in self._blocked or self._upgrading[host] >= MAX_UPGRADING_PER_ADDRESS:
+            self._count("inbound_refused")
+            await raw.close()
+            return
+        self._upgrading[host] += 1
+        try:
             muxer, security = await self._upgrade(raw, None)
             if muxer.peer == self.peer_id:
                 raise DialError("peer is ourselves")
@@ -200,7 +206,9 @@ class Swarm:
             await raw.close()
             return
         finally:
-            self._upgrading -= 1
+            self._upgrading[host] -= 1
+            if not self._upgrading[host]:
+                del self._upgrading[host]
         await self._hold(Connection(muxer, _address(host, port), security, outbound=False))
 
     # --- dialling ---------------------------------------------------------------------------------------------------
@@ -261,6 +269,8 @@ class Swarm:
     def _register(self, connection: Connection) -> None:
         entries = self._connections.setdefault(connection.peer, [])
         if connection not in entries:
+            for older in entries:
+                older.muxer.ping(PROBE_TIMEOUT)  # a peer that lost power connects anew while we believe in the old link
             entries.append(connection)
             self._on_connected(connection)
 
