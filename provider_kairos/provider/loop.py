@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 HEALTHCHECK = "healthcheck"
 POLL = 0.15
+READY_POLL = 1.0
 WATCH_SECONDS = 25.0
 SHORTEST = 0.01
 
@@ -137,20 +138,26 @@ class Coordinator:
         self._published = trio.Event()
         self._addresses = plan.Addresses()
         self._index: int | None = None
+        self._asked = -1e9
         self._said: tuple[str, ...] = ()
 
     async def run(self) -> None:
-        """Until cancelled, or until the configuration turns out to be wrong (ConfigError)."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._prepare)
-            nursery.start_soon(self._watch)
-            while True:
-                self._changed = trio.Event()
-                pause = await self._step(nursery)
-                with trio.move_on_after(max(pause, SHORTEST)):
-                    await self._changed.wait()
-                # What comes in bursts (a merged block, our own writes) is one step.
-                await trio.sleep(SHORTEST)
+        """Until cancelled, or until the configuration turns out to be wrong (a group of ConfigError)."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._prepare)
+                nursery.start_soon(self._watch)
+                while True:
+                    self._changed = trio.Event()
+                    pause = await self._step(nursery)
+                    with trio.move_on_after(max(pause, SHORTEST)):
+                        await self._changed.wait()
+                    # What comes in bursts (a merged block, our own writes) is one step.
+                    await trio.sleep(SHORTEST)
+        except* ConfigError as group:
+            self.status.error = "; ".join(str(error) for error in _leaves(group))
+            self.status.write(self.machine, self.clock.now(), self._seconds())
+            raise
 
     # -- tasks ------------------------------------------------------------------------------------------------
 
@@ -239,6 +246,7 @@ class Coordinator:
         held = disk.held_role(self.machine, self.settings.network_id())
         deployed = disk.deployed(self.machine)
         self._addresses = plan.where(self.settings, self.links)
+        self._service_runs(deployed=deployed, role=held.role if held else None)
         token, kubeconfig = configure.published_secrets(self.machine, held.role if held else None)
         self._overlay_lives(deployed=deployed, role=held.role if held else None)
         return LocalTruth(
@@ -250,6 +258,16 @@ class Coordinator:
             node_token=token,
             kubeconfig=kubeconfig,
         )
+
+    def _service_runs(self, *, deployed: bool, role: Role | None) -> None:
+        """Ask the init system whether the service is up: often until it is, then now and then."""
+        now = self.clock.now().mono
+        if not deployed or role is None or now < self._asked + (60.0 if self.status.ready else READY_POLL):
+            return
+        self._asked = now
+        self.status.ready = self.machine.is_active(_service_of(role))
+        if self.status.ready:
+            self._reach("ready")
 
     def _overlay_lives(self, *, deployed: bool, role: Role | None) -> None:
         """k3s loses its overlay for good, and stays Ready, when the interface under it was made anew (k3s.md 0.4)."""
@@ -285,7 +303,8 @@ class Coordinator:
         await self._report(self._reasons(step, truth), truth, step)
         polls = not self._addresses.own or (self._busy and truth.node_token is None)
         pause = 60.0 if step.wake is None else step.wake - self.clock.now().mono
-        return min(pause, POLL if polls else pause, 1.0 if failed else pause)
+        soon = failed or (truth.deployed and not self.status.ready)
+        return min(pause, POLL if polls else pause, READY_POLL if soon else pause)
 
     async def _carry_out(self, step: Step, nursery: trio.Nursery) -> bool:
         """Effects in order; True when a write failed (it is due again then)."""
@@ -352,6 +371,8 @@ class Coordinator:
                 log.info("leader: %s", step.leader)
             status.leader = step.leader
             status.first_master = step.first
+            if step.role is Role.NONE:
+                status.ready = True
         elif truth.held is not None:
             status.role = str(truth.held.role)
         self._say(waiting)
@@ -368,6 +389,13 @@ class Coordinator:
                 if text not in self._said:
                     log.info("%s", text)
             self._said = texts
+
+
+def _leaves(group: BaseExceptionGroup[ConfigError]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
 
 
 def _service_of(role: Role) -> str:

@@ -3,14 +3,16 @@
 ::
 
     {"schema": 1, "pid": 1, "updated": "<RFC 3339>", "uptime": 12.3, "uuid": "...", "network_id": "kairos",
-     "role": "master" | "", "leader": "<uuid>" | "", "first_master": "<uuid>" | "", "address": "10.1.0.1" | "",
-     "api": "unix:///run/...", "distribution": "k3s", "service": "k3s" | "", "configured": false,
+     "role": "master" | null, "leader": "<uuid>" | null, "first_master": "<uuid>" | null,
+     "address": "10.1.0.1" | null, "api": "unix:///run/...", "distribution": "k3s" | null, "service": "k3s" | null,
+     "configured": false, "ready": false, "error": null,
      "phases": [{"name": "daemon", "state": "done", "seconds": 1.2}, ...],
      "waiting": [{"code": "more-nodes", "text": "...", ...}]}
 
 ``seconds`` of a phase is the time from the start of this process until the phase was done, null before. Phases, in
 order: ``daemon`` (its API answers), ``address``, ``role``, ``service`` (asked to start), ``joined`` (configured; for a
-first master: join token published). No secret is in it; the file is for root all the same.
+first master: join token published), ``ready`` (the service says that it is up). ``error`` is a configuration that
+cannot work. No secret is in it; the file is for root all the same.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ __all__ = ["PHASES", "STATUS_FILE", "Status", "process_age"]
 
 STATUS_FILE = "/run/kairos-p2p/provider.json"
 SCHEMA = 1
-PHASES = ("daemon", "address", "role", "service", "joined")
+PHASES = ("daemon", "address", "role", "service", "joined", "ready")
 
 
 def process_age() -> float:
@@ -59,9 +61,10 @@ class Status:
     first_master: str = ""
     address: str = ""
     configured: bool = False
+    ready: bool = False
+    error: str = ""
     waiting: tuple[Waiting, ...] = ()
     reached: dict[str, float] = field(default_factory=dict)
-    failed: str = ""
     _written: str = ""
 
     def reach(self, phase: str, seconds: float) -> bool:
@@ -79,7 +82,7 @@ class Status:
             if name in self.reached:
                 found.append({"name": name, "state": "done", "seconds": round(self.reached[name], 3)})
                 continue
-            state = "failed" if self.failed == name else active
+            state = "failed" if self.error and active == "active" else active
             found.append({"name": name, "state": state, "seconds": None})
             active = "pending"
         return found
@@ -90,14 +93,16 @@ class Status:
             "schema": SCHEMA,
             "uuid": self.uuid,
             "network_id": self.network_id,
-            "role": self.role,
-            "leader": self.leader,
-            "first_master": self.first_master,
-            "address": self.address,
+            "role": self.role or None,
+            "leader": self.leader or None,
+            "first_master": self.first_master or None,
+            "address": self.address or None,
             "api": self.api,
-            "distribution": self.distribution,
-            "service": self.service,
+            "distribution": self.distribution or None,
+            "service": self.service or None,
             "configured": self.configured,
+            "ready": self.ready,
+            "error": self.error or None,
             "phases": self.phases(),
             "waiting": waiting_records(self.waiting),
         }

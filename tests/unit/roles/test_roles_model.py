@@ -7,6 +7,7 @@ import pytest
 from provider_kairos.clock import NANO, Now
 from provider_kairos.roles.model import (
     Meta,
+    Node,
     Role,
     advertisement,
     format_time,
@@ -73,9 +74,10 @@ def test_view_of_a_bucket():
         },
         {"peer": "2026-01-02T03:04:05Z", "odd": 3},
     )
-    assert set(view.nodes) == {"a-1", "b"}
-    assert view.nodes["a-1"].ip == "10.1.0.3"
-    assert view.nodes["b"].role is Role.WORKER  # what is on its disk counts
+    nodes: dict[str, Node] = {str(uuid): node for uuid, node in view.nodes.items()}
+    assert set(nodes) == {"a-1", "b"}
+    assert nodes["a-1"].ip == "10.1.0.3"
+    assert nodes["b"].role is Role.WORKER  # what is on its disk counts
     assert view.leader == "a-1"
     assert view.heartbeats == {"peer": AT - 6}
     assert "secret-word" not in repr(view)
