@@ -54,10 +54,10 @@ class Box:
         return self.ledger.receive(blocks.pack(block), via.peer_id, self.now)
 
     def signs(
-        self, signer: Signer, bucket: str, key: str, value: str, ahead: float = 0.0, **more: object
+        self, signer: Signer, bucket: str, key: str, value: str, ahead: float = 0.0, *, deleted: bool = False
     ) -> tuple[str, str, Entry]:
         now = self.now.plus(ahead)
-        return bucket, key, signer.sign(bucket, key, value, now.unix_ns, now.unix, **more)
+        return bucket, key, signer.sign(bucket, key, value, now.unix_ns, now.unix, deleted=deleted)
 
     def stored(self, bucket: str, key: str) -> tuple[str, str, Entry]:
         entry = self.ledger.entry(bucket, key)
