@@ -112,8 +112,8 @@ def _start(arguments: list[str]) -> int:
 
     plugins = find_plugins(os.environ.get("PATH", ""), os.getcwd())  # noqa: PTH109
     publish(plugins, "agent.bootstrap", payload, listen)
-    for error in errors:
-        print(error)
+    for text in errors:
+        print(text)
     return 1 if errors else 0
 
 

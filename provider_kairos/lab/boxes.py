@@ -63,6 +63,8 @@ class Box:
         self.boots = 0
         self.began = 0.0
         self.seen = Observed()
+        self.off = trio.Event()
+        self.off.set()
         self._changed = changed
         self._shim: subprocess.Popen[bytes] | None = None
         self._go = -1
@@ -85,7 +87,13 @@ class Box:
         go_r, self._go = os.pipe()
         try:
             self._shim = subprocess.Popen(
-                [sys.executable, "-m", "provider_kairos.lab.shim", str(os.getpid()), str(status_w), str(go_r)],
+                [
+                    sys.executable,
+                    "-m",
+                    "provider_kairos.lab.shim",
+                    *(str(number) for number in (os.getpid(), status_w, go_r)),
+                    f"{self.spec.lab}/{self.spec.name}",
+                ],
                 stdin=subprocess.PIPE,
                 pass_fds=(status_w, go_r),
                 cwd="/",
@@ -102,6 +110,7 @@ class Box:
             self.state = "dead"
             raise LabError(f"{self.spec.name} could not be made", hint="the supervisor's log says why")
         self.pid = int(line)
+        self.off = trio.Event()
         net.plug_in(self.spec, self.pid)
         os.write(self._go, b"g")
         log.info("%s: boot %d, pid %d", self.spec.name, self.boots, self.pid)
@@ -126,6 +135,7 @@ class Box:
             self.state = "off"
         self.seen.units = {}
         log.info("%s: off, status %d", self.spec.name, code)
+        self.off.set()
         self._changed()
         return code
 

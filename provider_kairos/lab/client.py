@@ -102,6 +102,7 @@ def start(settings: LabSettings, leash: Leash | None = None) -> Place:
                 "provider_kairos.lab.supervisor",
                 str(ready_w),
                 str(leash.read if leash else -1),
+                settings.name,  # for people who look at the process list
             ],
             stdin=subprocess.PIPE,
             stdout=log,

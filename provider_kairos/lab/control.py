@@ -25,6 +25,14 @@ _NO_SUCH_UNIT: Final = 4
 _NOT_LOADED: Final = 5
 
 
+def _last_lines(path: str, count: int) -> list[str]:
+    try:
+        text = Path(path).read_text("utf-8", errors="replace")
+    except OSError:
+        return []
+    return text.splitlines()[-count:] if count else []
+
+
 class _Answer:
     def __init__(self) -> None:
         self.code = 0
@@ -196,9 +204,9 @@ class Control:
 
     async def _do_mask(self, answer: _Answer, names: list[UnitName], order: dict[str, Any]) -> None:
         runtime = bool(order.get("runtime"))
-        if await self._files(answer, names, order, lambda n: self._manager.files.mask(n, runtime=runtime)):
-            if order.get("now"):
-                await self._each(answer, names, order, stop=True, start=False)
+        done = await self._files(answer, names, order, lambda n: self._manager.files.mask(n, runtime=runtime))
+        if done and order.get("now"):
+            await self._each(answer, names, order, stop=True, start=False)
 
     async def _do_unmask(self, answer: _Answer, names: list[UnitName], order: dict[str, Any]) -> None:
         await self._files(answer, names, order, self._manager.files.unmask)
@@ -307,7 +315,7 @@ class Control:
                 continue
             shown = self._properties(name)
             loaded = f"loaded ({unit.source.fragment}; {shown['UnitFileState']})"
-            mark = {"active": "●", "failed": "×", "activating": "●"}.get(unit.state, "○")
+            mark = {"active": "●", "failed": "x", "activating": "●"}.get(unit.state, "○")
             answer.out += [
                 f"{mark} {name.text} - {shown['Description']}",
                 f"     Loaded: {loaded}",
@@ -316,8 +324,7 @@ class Control:
                 f"        Log: {unit.log}",
                 "",
             ]
-            if lines and Path(unit.log).is_file():
-                answer.out += Path(unit.log).read_text("utf-8", errors="replace").splitlines()[-lines:]
+            answer.out += _last_lines(unit.log, lines)
             if unit.state not in {"active", "activating"}:
                 answer.fail(_NOT_RUNNING)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import provider_kairos
-from provider_kairos.lab.model import AGENT_API, BoxSpec
+from provider_kairos.lab.model import AGENT_API, PERSISTENT_PATHS, BoxSpec
 
 __all__ = ["INIT_PROGRAM", "ImageFile", "ImageLink", "image_files", "image_links", "product_paths", "wrapper"]
 
@@ -146,7 +146,8 @@ def image_files(spec: BoxSpec) -> list[ImageFile]:
         files.append(
             ImageFile("/usr/local/bin/kubectl", wrapper(f"{lab}.k3s", isolated=False, arguments="kubectl"), 0o755)
         )
-    files += [ImageFile(path, content, 0o600) for path, content in spec.files.items()]
+    # The user's files are laid like an installer does: on persistent paths once, and then they are the box's.
+    files += [ImageFile(p, text, 0o600, once=p.startswith(PERSISTENT_PATHS)) for p, text in spec.files.items()]
     return files
 
 

@@ -47,6 +47,12 @@ def interface_address(name: str) -> str:
     return socket.inet_ntoa(answer[20:24])
 
 
+def _has_stages() -> bool:
+    files = [*Path("/oem").glob("*.y*ml"), *Path("/usr/local/cloud-config").rglob("*.y*ml")]
+    agent = Path("/usr/bin/kairos-agent").exists()
+    return agent and any(b"stages:" in path.read_bytes() for path in files if path.is_file())
+
+
 class Init:
     """The first process."""
 
@@ -138,10 +144,7 @@ class Init:
 
     async def _stages(self, *names: str) -> None:
         """Run the user's boot stages, when there are any: starting Python for nothing takes time."""
-        files = [*Path("/oem").glob("*.y*ml"), *Path("/usr/local/cloud-config").rglob("*.y*ml")]
-        if not Path("/usr/bin/kairos-agent").exists():
-            return
-        if any(b"stages:" in path.read_bytes() for path in files if path.is_file()):
+        if _has_stages():
             child = await self.manager.run_plain(["/usr/bin/kairos-agent", "run-stage", *names])
             self.note(f"stages {' '.join(names)}: status {child}")
 

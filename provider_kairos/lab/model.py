@@ -78,6 +78,7 @@ class BoxSpec:
     overlays, which is all that an ordinary user may have; ``k3s`` is a real k3s or empty for the stand-in.
     """
 
+    lab: str
     name: str
     number: int
     machine_id: str

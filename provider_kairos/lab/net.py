@@ -97,7 +97,9 @@ def plug_in(spec: BoxSpec, pid: int) -> None:
             for left in route.link_lookup(ifname=spec.name):
                 with contextlib.suppress(NetlinkError):
                     route.link("del", index=left)
-            route.link("add", ifname=spec.name, kind="veth", peer={"ifname": LAN_INTERFACE, "net_ns_pid": pid})
+            # A machine keeps its hardware address over a reboot: its peers still know it, as on a real cable.
+            peer = {"ifname": LAN_INTERFACE, "net_ns_pid": pid, "address": f"02:4b:70:32:70:{spec.number:02x}"}
+            route.link("add", ifname=spec.name, kind="veth", peer=peer)
             port = _index(route, spec.name)
             _sysctl(f"ipv6/conf/{spec.name}/disable_ipv6", "1")
             route.link("set", index=port, master=_index(route, BRIDGE))

@@ -22,7 +22,7 @@ def checksum(data: bytes) -> int:
     """The Internet checksum (RFC 1071)."""
     if len(data) % 2:
         data += b"\0"
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -66,12 +66,8 @@ class Statistics:
     def lines(self, host: str, seconds: float) -> list[str]:
         """The closing lines."""
         lost = 100 * (self.sent - len(self.times)) // self.sent if self.sent else 0
-        out = [
-            "",
-            f"--- {host} ping statistics ---",
-            f"{self.sent} packets transmitted, {len(self.times)} received, {lost}% packet loss, "
-            f"time {seconds * 1000:.0f}ms",
-        ]
+        counts = f"{self.sent} packets transmitted, {len(self.times)} received, {lost}% packet loss"
+        out = ["", f"--- {host} ping statistics ---", f"{counts}, time {seconds * 1000:.0f}ms"]
         if self.times:
             mean = sum(self.times) / len(self.times)
             deviation = (sum((t - mean) ** 2 for t in self.times) / len(self.times)) ** 0.5

@@ -114,7 +114,7 @@ def spawn(launch: Launch) -> int:
 def _parents() -> dict[int, tuple[int, int]]:
     """Every process: its parent and its session."""
     table: dict[int, tuple[int, int]] = {}
-    for entry in os.listdir("/proc"):
+    for entry in os.listdir("/proc"):  # noqa: PTH208 -- names are what is wanted, many times a second
         if entry.isdigit():
             try:
                 stat = Path("/proc", entry, "stat").read_bytes()

@@ -33,9 +33,7 @@ from provider_kairos.lab.syscalls import (
     pivot_into,
 )
 
-__all__ = ["LAB_CGROUP_NAME", "Layers", "build_root", "mount_points_below"]
-
-LAB_CGROUP_NAME: Final = "kairos-p2p-lab"
+__all__ = ["Layers", "build_root"]
 
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty", "kmsg", "net/tun")
 _DEVICE_LINKS: Final = {
@@ -70,19 +68,6 @@ _FOLDERS: Final = (
     "/var/log/lab",
     "/var/log/kairos",
 )
-
-
-def mount_points_below(path: str, mounts: str) -> list[str]:
-    """The mount points strictly below ``path`` in the text of ``/proc/self/mounts``."""
-    prefix = path.rstrip("/") + "/"
-    points = []
-    for line in mounts.splitlines():
-        fields = line.split(" ")
-        if len(fields) > 1:
-            point = fields[1].encode().decode("unicode_escape")
-            if point.startswith(prefix) and point != prefix:
-                points.append(point)
-    return points
 
 
 class Layers:

@@ -12,15 +12,15 @@ import contextlib
 import os
 import signal
 import socket
-import struct
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from provider_kairos.lab.processes import DEFAULT_PATH, EXIT_EXEC, Launch, members_of, spawn
+from provider_kairos.lab.readiness import NotifySocket, condition_met, make_folders, read_or_empty
 from provider_kairos.lab.unitfiles import UnitFiles, UnitNotFoundError, UnitSource
 from provider_kairos.lab.units import Command, Service, UnitName, parse_service
 from provider_kairos.lab.unitwords import expand_arguments, parse_environment_file
@@ -92,7 +92,7 @@ class Manager:
             name,
             list(source.texts),
             host=socket.gethostname(),
-            machine_id=_read("/etc/machine-id").strip(),
+            machine_id=read_or_empty("/etc/machine-id").strip(),
         )
         return Unit(name, source, service)
 
@@ -387,7 +387,7 @@ class Manager:
     async def _start_once(self, unit: Unit) -> asyncio.Future[int] | None:
         """One attempt; returns the exit of the main process, None for a oneshot that is done."""
         service = unit.service
-        if not all(_condition(key, value) for key, value in service.conditions):
+        if not all(condition_met(key, value) for key, value in service.conditions):
             raise StartError("skipped", f"{unit.name.text}: a condition is not met, not started")
         if not service.commands["ExecStart"]:
             raise StartError("resources", f"{unit.name.text}: no ExecStart= setting, refusing")
@@ -397,8 +397,7 @@ class Manager:
         unit.result, unit.text = "success", ""
         self._order.append(unit.name.text)
         self._set(unit, "activating", "start-pre" if service.commands["ExecStartPre"] else "start")
-        for base, name in service.folders:
-            Path(base, name).mkdir(parents=True, exist_ok=True)
+        make_folders(service)
         for command in service.commands["ExecStartPre"]:
             code = await self._run(unit, command, service.timeout_start)
             if code != 0 and not command.may_fail:
@@ -437,14 +436,15 @@ class Manager:
                     self._ended(unit, EXIT_EXEC)
                     raise StartError("exit-code", f"{unit.name.text}: {command.path} could not be started")
             return main
-        with _NotifySocket(unit, self._changed) as path:
+        with NotifySocket(unit.name.text, unit, self._changed) as path:
             unit.main_pid, main = self._spawn(unit, command, {"NOTIFY_SOCKET": path})
             self._changed()
-            ready = asyncio.ensure_future(unit.ready.wait())
+            ready: asyncio.Future[Any] = asyncio.ensure_future(unit.ready.wait())
             limit = unit.service.timeout_start
             try:
+                either: list[asyncio.Future[Any]] = [main, ready]
                 await asyncio.wait(
-                    [main, ready],
+                    either,
                     timeout=None if limit == float("inf") else limit,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
@@ -495,64 +495,3 @@ class Manager:
         with contextlib.suppress(StartError):
             for command in unit.service.commands["ExecStopPost"]:
                 await self._run(unit, command, unit.service.timeout_stop)
-
-
-class _NotifySocket:
-    """The datagram socket of one unit for sd_notify(3); only the main process is listened to."""
-
-    def __init__(self, unit: Unit, changed: Callable[[], None]) -> None:
-        self._unit = unit
-        self._changed = changed
-        self._path = f"/run/systemd/notify-{unit.name.text}"
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-
-    def __enter__(self) -> str:
-        Path(self._path).unlink(missing_ok=True)
-        self._socket.bind(self._path)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
-        return self._path
-
-    def __exit__(self, *_: object) -> None:
-        asyncio.get_running_loop().remove_reader(self._socket.fileno())
-        self._socket.close()
-
-    def _read(self) -> None:
-        try:
-            data, control, _, _ = self._socket.recvmsg(4096, socket.CMSG_SPACE(12))
-        except OSError:
-            return
-        sender = 0
-        for level, kind, raw in control:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-                sender = struct.unpack("=iII", raw[:12])[0]
-        if sender != self._unit.main_pid:
-            return
-        for line in data.decode("utf-8", errors="replace").splitlines():
-            key, _, value = line.partition("=")
-            if key == "READY" and value == "1":
-                self._unit.ready.set()
-            elif key == "STATUS":
-                self._unit.text = value
-                self._changed()
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8")
-    except OSError:
-        return ""
-
-
-def _condition(key: str, value: str) -> bool:
-    """``ConditionPathExists=`` and its like; conditions that a box cannot judge are met."""
-    negated = value.startswith("!")
-    path = Path(value.lstrip("!|"))
-    tests: dict[str, Callable[[], bool]] = {
-        "ConditionPathExists": path.exists,
-        "ConditionPathIsDirectory": path.is_dir,
-        "ConditionFileIsExecutable": lambda: path.is_file() and os.access(path, os.X_OK),
-        "ConditionFileNotEmpty": lambda: path.is_file() and path.stat().st_size > 0,
-    }
-    test = tests.get(key)
-    return True if test is None else test() != negated

@@ -57,7 +57,7 @@ def _become_box(spec: BoxSpec, go: int) -> NoReturn:
             "LANG": "C.UTF-8",
             "HOME": "/root",
         }
-        os.execve(INIT_PROGRAM, [INIT_PROGRAM], environment)  # noqa: S606 -- no shell is wanted
+        os.execve(INIT_PROGRAM, [INIT_PROGRAM, f"{spec.lab}/{spec.name}"], environment)  # noqa: S606 -- no shell is wanted
     except OSError as error:
         print(f"{spec.name}: cannot boot: {error}", file=sys.stderr, flush=True)
     except BaseException:  # noqa: BLE001 -- a forked child must not return into its parent's code

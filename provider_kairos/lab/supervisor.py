@@ -65,6 +65,7 @@ class Supervisor:
         self.boxes = [
             Box(
                 BoxSpec(
+                    lab=place.name,
                     name=box_name(number),
                     number=number,
                     machine_id=secrets.token_hex(16),
@@ -132,8 +133,7 @@ class Supervisor:
             case "kill":
                 box = self._box(request)
                 box.kill()
-                while box.pid:
-                    await trio.sleep(0.01)
+                await box.off.wait()
                 return box.status()
             case "reboot":
                 return await self._reboot(self._box(request), nursery)
@@ -146,13 +146,11 @@ class Supervisor:
     async def _reboot(self, box: Box, nursery: trio.Nursery) -> dict[str, Any]:
         if box.pid:
             box.shut_down()
-            with trio.move_on_after(_SHUTDOWN_SECONDS):
-                while box.pid:
-                    await trio.sleep(0.02)
-            if box.pid:
+            with trio.move_on_after(_SHUTDOWN_SECONDS) as scope:
+                await box.off.wait()
+            if scope.cancelled_caught:
                 box.kill()
-                while box.pid:
-                    await trio.sleep(0.02)
+                await box.off.wait()
         await nursery.start(self._run_box, box)
         return box.status()
 
@@ -181,7 +179,7 @@ class Supervisor:
 
     # --- tasks -----------------------------------------------------------------------------------------------
 
-    async def _run_box(self, box: Box, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def _run_box(self, box: Box, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """One box from its boot until it is off for good."""
         started = False
         while True:
@@ -216,7 +214,8 @@ class Supervisor:
     async def _follow_nodes_in(self, box: Box) -> None:
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
-        follower = subprocess.Popen(
+        # Forked here and not in a thread: the kernel ties a parent-death signal to the thread that forked.
+        follower = subprocess.Popen(  # noqa: ASYNC220
             [sys.executable, "-m", "provider_kairos.lab.nodes", str(os.getpid()), str(box.pid)],
             stdin=subprocess.DEVNULL,
             stdout=writer,
@@ -281,8 +280,8 @@ class Supervisor:
                 await self._over.wait()
                 for box in self.boxes:
                     box.kill()
-                while any(box.pid for box in self.boxes):
-                    await trio.sleep(0.005)
+                for box in self.boxes:
+                    await box.off.wait()
                 nursery.cancel_scope.cancel()
         finally:
             for box in self.boxes:

@@ -125,7 +125,7 @@ class UnitName:
 
 
 def _unescape(text: str) -> str:
-    """Undo systemd-escape: ``-`` is a slash, ``\\x2d`` a byte."""
+    """Undo systemd-escape: a dash is a slash, ``x2d`` behind a backslash a byte."""
     return re.sub(r"\\x([0-9a-fA-F]{2})", lambda m: chr(int(m[1], 16)), text.replace("-", "/"))
 
 
