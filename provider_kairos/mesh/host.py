@@ -31,6 +31,7 @@ from provider_kairos.mesh.room import Room
 from provider_kairos.mesh.settings import MeshSettings
 from provider_kairos.mesh.streams import MeshStream, StreamHandler, run_handler
 from provider_kairos.mesh.swarm import Connection, Swarm
+from provider_kairos.mesh.traffic import Count
 from provider_kairos.mesh.views import (
     EpochChanged,
     MeshEvent,
@@ -58,6 +59,9 @@ class Sink(Protocol):
 
     def tell(self, event: MeshEvent) -> None:
         """Take an event."""
+
+    def count(self, count: Count) -> None:
+        """Take the traffic of a stream that ended."""
 
 
 class Host:
@@ -100,6 +104,7 @@ class Host:
             packet_handlers=packet_handlers,
             on_connected=self._connected,
             on_disconnected=self._disconnected,
+            on_forget=lambda stream: sink.count(stream_count(stream)),
         )
         self.gossip = Gossip(
             self.peer_id,
@@ -328,6 +333,11 @@ class Host:
                 pause = 1.0
             await trio.sleep(pause)
             pause = min(pause * 2, 60.0)
+
+
+def stream_count(stream: Stream) -> Count:
+    """The traffic of a stream."""
+    return stream.peer, stream.protocol, stream.bytes_in, stream.bytes_out
 
 
 async def _answer_ping(stream: Stream) -> None:

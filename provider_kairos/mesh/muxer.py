@@ -83,6 +83,7 @@ class Muxer:
         serves: Callable[[str], bool],
         on_stream: Callable[[Stream], None],
         packet_handlers: Mapping[str, PacketHandler],
+        on_forget: Callable[[Stream], None] = lambda _stream: None,
     ) -> None:
         self.peer = peer
         self.initiator = initiator
@@ -95,6 +96,7 @@ class Muxer:
         self._serves = serves
         self._on_stream = on_stream
         self._packet_handlers = packet_handlers
+        self._on_forget = on_forget
         self._next_id = 1 if initiator else 2
         self._going_away = False
         self._closing: int | None = None
@@ -159,8 +161,9 @@ class Muxer:
 
     def forget(self, stream: Stream) -> None:
         """The stream is over."""
-        if self.streams.pop(stream.stream_id, None) is not None and not stream.outbound:
-            self._inbound -= 1
+        if self.streams.pop(stream.stream_id, None) is not None:
+            self._on_forget(stream)
+            self._inbound -= not stream.outbound
 
     def close(self, code: int = GoAway.NORMAL) -> None:
         """Say goodbye and end; :meth:`run` returns shortly after."""

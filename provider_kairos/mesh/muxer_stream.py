@@ -59,6 +59,8 @@ class Stream:
         "_writable",
         "born",
         "buffered",
+        "bytes_in",
+        "bytes_out",
         "ended",
         "fin_received",
         "fin_sent",
@@ -81,6 +83,8 @@ class Stream:
         self.fin_sent = False
         self.ended = False
         self.buffered = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
         self._closed_here = False
         self._queue: deque[bytes] = deque()
         self._readable: trio.Event | None = None
@@ -190,6 +194,7 @@ class Stream:
         if size > self._receive_window:
             raise YamuxError(f"stream {self.stream_id}: {size} bytes into a window of {self._receive_window}")
         self._receive_window -= size
+        self.bytes_in += size
         if self.handler is not None:
             self.handler(self._muxer.peer, body)
             self._credit(size)
@@ -267,6 +272,7 @@ class Stream:
 
     def _put_data(self, data: bytes) -> None:
         self._send_window -= len(data)
+        self.bytes_out += len(data)
         self._muxer.put(encode_header(Kind.DATA, self._take_flag(), self.stream_id, len(data)) + data)
 
     def _credit(self, size: int) -> None:

@@ -18,10 +18,11 @@ from provider_kairos.errors import HostError, LocalError, UnreachableError, Wait
 from provider_kairos.ids import PeerId, peer_id_of_public_key
 from provider_kairos.mesh.addresses import Networks, parse_listen
 from provider_kairos.mesh.complaints import Complaints
-from provider_kairos.mesh.host import Host
+from provider_kairos.mesh.host import Host, stream_count
 from provider_kairos.mesh.muxer_stream import PacketHandler
 from provider_kairos.mesh.settings import MeshSettings
 from provider_kairos.mesh.streams import MeshStream, StreamHandler, guarded_packet_handler
+from provider_kairos.mesh.traffic import Count, TrafficMeter
 from provider_kairos.mesh.views import HostDown, MeshEvent, Message, NobodyOnTopic, NoPeers, PeerView
 from provider_kairos.mesh.wire import OversizedError
 
@@ -59,6 +60,7 @@ class Mesh:
         self._reason = ""
         self._bound: list[tuple[str, int]] = []
         self._past: Counter[str] = Counter()
+        self.traffic = TrafficMeter(self._live_traffic)
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -167,6 +169,11 @@ class Mesh:
 
     # --- what is known ----------------------------------------------------------------------------------------------
 
+    @property
+    def ready(self) -> bool:
+        """Whether the host is up."""
+        return self._host is not None
+
     def addresses(self) -> list[str]:
         """Multiaddrs that we advertise, without the peer ID."""
         return self._host.addresses() if self._host is not None else []
@@ -236,6 +243,9 @@ class Mesh:
     def _host_counters(host: Host) -> Counter[str]:
         return Counter(host.swarm.counters) + host.gossip.counters + host.room.counters
 
+    def _live_traffic(self) -> list[Count]:
+        return [stream_count(stream) for stream in self._host.swarm.streams()] if self._host is not None else []
+
     # --- what the host delivers -------------------------------------------------------------------------------------
 
     def deliver(self, message: Message) -> None:
@@ -251,6 +261,10 @@ class Mesh:
             self._event_sender.send_nowait(event)
         except trio.WouldBlock:
             self._complaints.counters["events_over_limit"] += 1
+
+    def count(self, count: Count) -> None:
+        """Called by the host."""
+        self.traffic.ended(count)
 
 
 def _innermost(error: BaseException) -> str:

@@ -12,7 +12,7 @@ import errno
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import trio
@@ -103,6 +103,7 @@ class Swarm:
         packet_handlers: Mapping[str, PacketHandler],
         on_connected: Callable[[Connection], None],
         on_disconnected: Callable[[Connection], None],
+        on_forget: Callable[[Stream], None],
         security: Sequence[str] = (TLS, NOISE),
     ) -> None:
         self.peer_id = peer_id
@@ -115,6 +116,7 @@ class Swarm:
         self._packet_handlers = packet_handlers
         self._on_connected = on_connected
         self._on_disconnected = on_disconnected
+        self._on_forget = on_forget
         self._security = tuple(security)
         self._connections: dict[PeerId, list[Connection]] = {}
         self._upgrading: Counter[str] = Counter()
@@ -129,6 +131,11 @@ class Swarm:
     def peers(self) -> list[PeerId]:
         """Connected peers."""
         return list(self._connections)
+
+    def streams(self) -> Iterator[Stream]:
+        """Every open stream."""
+        for connection in self._all():
+            yield from connection.muxer.streams.values()
 
     def preferred(self, peer: PeerId) -> Connection | None:
         """The connection for new streams."""
@@ -261,6 +268,7 @@ class Swarm:
             serves=self._serves,
             on_stream=self._on_stream,
             packet_handlers=self._packet_handlers,
+            on_forget=self._on_forget,
         )
         return muxer, security
 
