@@ -7,6 +7,7 @@ wrong until somebody changes the configuration; everything else is waited for in
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -114,7 +115,8 @@ def _coordinate(machine: Machine, settings: Settings, api: str, environ: Mapping
     except BaseExceptionGroup as group:
         wrong, rest = group.split(ConfigError)
         if wrong is None or rest is not None:
-            raise
+            _log_bug(group)
+            raise _first(group) from None
         first = _first(wrong)
         log.error("%s", first)  # noqa: TRY400  # as above
         return Response(error=str(first))
@@ -125,3 +127,10 @@ def _first(group: BaseException) -> BaseException:
     while isinstance(group, BaseExceptionGroup):
         group = group.exceptions[0]
     return group
+
+
+def _log_bug(group: BaseExceptionGroup[BaseException]) -> None:
+    """Where it happened, without the exceptions' texts: they may quote a secret."""
+    error = _first(group)
+    place = "".join(traceback.format_tb(error.__traceback__))
+    log.critical("the loop ended: %s\n%s", type(error).__name__, place)

@@ -1,9 +1,9 @@
 """The bootstrap loop: roles over the daemon's API, on events instead of passes (spec/provider.md 4.4-4.10).
 
-Three tasks: one sets up the daemon (and tries again), one watches the ledger, one steps the role engine whenever the
-ledger, the machine or the engine's own timer asks for it and carries out what comes back. A fourth is started for the
-time in which a role is configured. Polling happens only while this machine waits for something that gives no event:
-an address on the interface, files that k3s writes.
+Tasks: one sets up the daemon (and tries again), one watches the ledger, one the links, one steps the role engine
+whenever the ledger, the machine or the engine's own timer asks for it and carries out what comes back; another is
+started for the time in which a role is configured. Polling happens only while this machine waits for something that
+gives no event: files that k3s writes, a service that comes up.
 
 Decisions are the engine's (:mod:`provider_kairos.roles`); what configuring means is in
 :mod:`provider_kairos.provider.configure`.
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 HEALTHCHECK = "healthcheck"
 POLL = 0.15
 READY_POLL = 1.0
+LINK_REST = 2.0
 WATCH_SECONDS = 25.0
 SHORTEST = 0.01
 
@@ -67,6 +68,10 @@ class Links(plan.Interfaces, Protocol):
 
     def link(self, name: str) -> Any | None:
         """The link of a name (with ``index``), or None."""
+        ...
+
+    def watch(self) -> Any:
+        """A context manager with ``wait(settle)``: returns after the next changes of links or addresses."""
         ...
 
 
@@ -147,6 +152,7 @@ class Coordinator:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._prepare)
                 nursery.start_soon(self._watch)
+                nursery.start_soon(self._watch_links)
                 while True:
                     self._changed = trio.Event()
                     pause = await self._step(nursery)
@@ -206,6 +212,19 @@ class Coordinator:
             self._silent = None
             self._reach("daemon")
             self._changed.set()
+
+    async def _watch_links(self) -> None:
+        """Step when the address or the interface that counts has changed; other links come and go with every pod."""
+        seen: object = None
+        with self.links.watch() as changes:
+            while True:
+                now = await self._blocking(lambda: (plan.where(self.settings, self.links), self._interface()))
+                if now != seen:
+                    seen = now
+                    self._changed.set()
+                await changes.wait()
+                if self.status.configured:
+                    await trio.sleep(LINK_REST)
 
     async def _configure(self, effect: Configure) -> None:
         """Carry a role out; on refusal wait a little and let the engine ask again."""
@@ -269,12 +288,16 @@ class Coordinator:
         if self.status.ready:
             self._reach("ready")
 
+    def _interface(self) -> int | None:
+        """The index of the VPN interface; another one when it was made anew."""
+        link = self.links.link(plan.vpn_interface(self.settings))
+        return None if link is None else int(link.index)
+
     def _overlay_lives(self, *, deployed: bool, role: Role | None) -> None:
         """k3s loses its overlay for good, and stays Ready, when the interface under it was made anew (k3s.md 0.4)."""
         if not self.settings.vpn_used() or not self._addresses.virtual_ip:
             return
-        link = self.links.link((self.settings.p2p and self.settings.p2p.vpn.env.get("IFACE")) or plan.VPN_INTERFACE)
-        index = getattr(link, "index", None)
+        index = self._interface()
         if index is None:
             return
         old, self._index = self._index, index
@@ -293,7 +316,7 @@ class Coordinator:
         self._note(truth)
         if self._view is None or self._silent is not None or self._distribution is None:
             await self._report(tuple(w for w in (self._setup, self._silent) if w is not None), truth)
-            return POLL if not self._addresses.own else 5.0
+            return 5.0
         now = self.clock.now()
         step = self.engine.step(self._view, truth, now)
         failed = await self._carry_out(step, nursery)
@@ -301,7 +324,7 @@ class Coordinator:
         if truth.node_token is not None and view.node_token == truth.node_token and view.ip_master:
             self._published.set()
         await self._report(self._reasons(step, truth), truth, step)
-        polls = not self._addresses.own or (self._busy and truth.node_token is None)
+        polls = self._busy and truth.node_token is None
         pause = 60.0 if step.wake is None else step.wake - self.clock.now().mono
         soon = failed or (truth.deployed and not self.status.ready)
         return min(pause, POLL if polls else pause, READY_POLL if soon else pause)

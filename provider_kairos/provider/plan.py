@@ -42,6 +42,7 @@ __all__ = [
     "hostnames_differ",
     "plan",
     "plan_once",
+    "vpn_interface",
     "where",
 ]
 
@@ -76,10 +77,14 @@ class Addresses:
     interface_ip: str = ""
 
 
+def vpn_interface(settings: Settings) -> str:
+    """The daemon's interface: the user may have named another one."""
+    return (settings.p2p.vpn.env.get("IFACE", "") if settings.p2p else "") or VPN_INTERFACE
+
+
 def where(settings: Settings, links: Interfaces) -> Addresses:
     """Addresses by spec 3.7 with 13 #18, #19, #20: real ones, on the default route's interface when not on the VPN."""
-    vpn_interface = settings.p2p.vpn.env.get("IFACE", "") if settings.p2p else ""
-    virtual_ip = links.first_address(vpn_interface or VPN_INTERFACE, version=4) or "" if settings.vpn_created() else ""
+    virtual_ip = (links.first_address(vpn_interface(settings), version=4) or "") if settings.vpn_created() else ""
     interface = interface_ip = ""
     if not settings.vpn_used() or settings.kubevip_enabled():
         interface = settings.kubevip.interface or links.default_route_interface() or ""
@@ -148,7 +153,7 @@ def plan(
         virtual_ip=addresses.virtual_ip,
         interface=addresses.interface,
         interface_ip=addresses.interface_ip,
-        vpn_interface=(settings.p2p.vpn.env.get("IFACE", "") if settings.p2p else "") or VPN_INTERFACE,
+        vpn_interface=vpn_interface(settings),
         master_address=effect.server_ip,
         join_token=effect.join_token,
         # An agent that was configured before keeps its URL (13 #9).

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
@@ -89,11 +91,34 @@ class FakeLink:
         self.index = index
 
 
+class FakeChanges:
+    def __init__(self, links):
+        self.links = links
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    async def wait(self, settle=0.05):
+        await self.links.event.wait()
+        self.links.event = trio.Event()
+
+
 class FakeLinks:
     def __init__(self):
         self.ips = {}
         self.index = 7
         self.default = None
+        self.event = trio.Event()
+
+    def watch(self):
+        return FakeChanges(self)
+
+    def renew(self):
+        self.index += 1
+        self.event.set()
 
     def first_address(self, interface, *, version=0):
         return self.ips.get(interface)
@@ -118,7 +143,12 @@ class K3sMachine(FakeMachine):
     def start(self, service):
         super().start(service)
         if service == "k3s" and self.nursery is not None and TOKEN_FILE not in self.files:
-            self.nursery.start_soon(self._writes)
+            try:
+                trio.lowlevel.current_task()
+            except RuntimeError:  # the loop called us in a thread
+                trio.from_thread.run_sync(self.nursery.start_soon, self._writes)
+            else:
+                self.nursery.start_soon(self._writes)
 
     def restart(self, service):
         super().restart(service)
@@ -149,27 +179,29 @@ class Box:
         self.coordinator = None
         self.error = None
 
-    async def run(self, nursery):
-        """One life of the provider; nothing but the machine survives it."""
+    async def run(self, nursery, **other):
+        """One life of the provider; nothing but the machine survives it. ``other`` replaces its surroundings."""
         self.machine.nursery = nursery
         settings = load(self.config).settings
         self.ledger.put_plain("healthcheck", f"peer-{self.name}", f'"{format_time(TrioClock().now().unix_ns)}"')
+        roles = replace(role_settings(settings, NodeUuid(self.uuid)), settle=other.pop("settle", 1.0))
+        surroundings: dict[str, Any] = {"clock": TrioClock(), "blocking": inline} | other
         self.coordinator = Coordinator(
             self.machine,
             settings,
             self.client,
             self.links,
-            engine=RolesEngine(role_settings(settings, NodeUuid(self.uuid)), random.Random(self.seed)),
-            clock=TrioClock(),
+            engine=RolesEngine(roles, random.Random(self.seed)),
             api="unix:///run/edgevpn-kairos.sock",
             program=lambda: "/usr/bin/kairos-p2p",
-            blocking=inline,
+            **surroundings,
         )
         nursery.start_soon(self._lease)
         await self.coordinator.run()
 
     async def _lease(self):
         await trio.sleep(self.ip_after)
+        self.links.event.set()
         self.links.ips.setdefault("edgevpn0", f"10.1.0.{sum(self.name.encode()) % 200 + 1}")
 
 

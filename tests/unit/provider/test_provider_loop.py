@@ -298,8 +298,8 @@ def test_k3s_is_restarted_when_the_interface_was_made_anew(boxes, p2p, in_time):
             await until(lambda: formed([box]))
             await trio.sleep(2)
             box.machine.done.clear()
-            box.links.index += 1
-            await trio.sleep(100)
+            box.links.renew()
+            await trio.sleep(3)
             nursery.cancel_scope.cancel()
 
     in_time(main)
