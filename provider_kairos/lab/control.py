@@ -182,6 +182,8 @@ class Control:
                 answer.err += [] if order.get("quiet") else change(name)
             except UnitNotFoundError:
                 answer.fail(1, f"Failed to {order['verb']} unit: Unit file {name.text} does not exist.")
+            except FileExistsError as error:
+                answer.fail(1, f"Failed to {order['verb']} unit: {error}")
         # enable, disable and mask reload the manager's configuration, as systemctl(1) says.
         self._manager.reload()
         return answer.code == 0

@@ -132,9 +132,11 @@ class UnitFiles:
         return lines
 
     def mask(self, name: UnitName, *, runtime: bool = False) -> list[str]:
-        """Make the unit a link to nothing."""
+        """Make the unit a link to nothing; raises FileExistsError when a unit file of that name is in the place."""
         place = self._root / ("run/systemd/system" if runtime else "etc/systemd/system") / name.text
         place.parent.mkdir(parents=True, exist_ok=True)
+        if place.exists() and not place.is_symlink():
+            raise FileExistsError(f"File {self._shown(place)} already exists.")
         place.unlink(missing_ok=True)
         place.symlink_to("/dev/null")
         return [f"Created symlink {self._shown(place)} → /dev/null."]

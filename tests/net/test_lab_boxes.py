@@ -59,7 +59,8 @@ class Lab:
         return client.order(self.place, "box", box=name)
 
     def booted(self, name: str = "box1") -> dict[str, Any]:
-        return until(lambda: (b := self.box(name))["phases"]["booted"] is not None and b)
+        found: dict[str, Any] = until(lambda: (b := self.box(name))["phases"]["booted"] is not None and b)
+        return found
 
     def sh(self, script: str, box: str = "box1", *, check: bool = True) -> str:
         argv = [sys.executable, "-m", "provider_kairos.lab", "exec", "--name", self.place.name, box, "--"]
@@ -117,10 +118,10 @@ def one(needs_root) -> Iterator[Lab]:
 
 def traces(name: str) -> dict[str, Any]:
     """What a lab could leave on this machine; the same before and after when it left nothing."""
-    links = sorted(os.listdir("/sys/class/net"))
+    links = sorted(path.name for path in Path("/sys/class/net").iterdir())
     mounts = [line for line in Path("/proc/self/mounts").read_text("utf-8").splitlines() if name in line]
     processes = []
-    for entry in os.listdir("/proc"):
+    for entry in (path.name for path in Path("/proc").iterdir()):
         if not entry.isdigit():
             continue
         try:
@@ -275,7 +276,7 @@ def test_environment_files_templates_and_limits(one):
         "/etc/systemd/system/show@.service",
         "[Service]\nType=oneshot\nEnvironment=ONE=0 OTHER=yes\n"
         "EnvironmentFile=/etc/systemd/system.conf.d/show-%i.env\nEnvironmentFile=-/nowhere\nLimitNOFILE=1234\n"
-        "ExecStart=/bin/sh -c 'printf \"%%s|\" \"$$0\" \"$$@\" >/tmp/said; ulimit -n >>/tmp/said' $WORD ${WORD} ${CASH} ${ONE} ${OTHER} %i 5%%\n",
+        'ExecStart=/bin/sh -c \'printf "%%s|" "$$0" "$$@" >/tmp/said; ulimit -n >>/tmp/said\' $WORD ${WORD} ${CASH} ${ONE} ${OTHER} %i 5%%\n',
     )
     one.sh("systemctl start show@a")
     assert one.sh("cat /tmp/said") == "two|words|two words|$HOME|1|yes|a|5%|1234\n"
