@@ -2,7 +2,7 @@
 
 What is acknowledged survives a power cut at any byte: SQLite's write-ahead log is synced before a commit returns, and a
 torn end of it is dropped when the file is opened. A file that is damaged all the same is set aside under
-``<name>.damaged``, what can still be read of it (identity, lease, records whose signature is right) moves to a fresh
+``<name>.damaged``, what can still be read of it (identity, lease, records whose checksum is right) moves to a fresh
 file, and the identity has a copy of its own beside the database: a box that loses its peer ID is a stranger to its
 cluster.
 
@@ -16,17 +16,19 @@ import logging
 import os
 import secrets
 import sqlite3
+import struct
 import threading
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from provider_kairos.errors import HostError, PermissionHostError
 from provider_kairos.ledger.block import Block, Storage
-from provider_kairos.ledger.entry import Entry
+from provider_kairos.ledger.entry import Entry, canonical_bytes
 from provider_kairos.ledger.model import Forgotten, Persist, Row
-from provider_kairos.ledger.signing import SEED_LENGTH, verify
+from provider_kairos.ledger.signing import SEED_LENGTH
 
 __all__ = ["LoadedLedger", "Store"]
 
@@ -34,12 +36,13 @@ log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 
-# Versions are unsigned 64-bit and SQLite's integers are signed: they are kept as decimal text.
+# Versions are unsigned 64-bit and SQLite's integers are signed: they are kept as decimal text. SQLite has no checksums of
+# its own pages, so every row has one: a flipped bit costs that row, and never becomes another identity or token.
 _SCHEMA = """
-CREATE TABLE fact (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE fact (name TEXT PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE record (
     bucket TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, owner TEXT NOT NULL, version TEXT NOT NULL,
-    updated_at INTEGER NOT NULL, deleted INTEGER NOT NULL, sig BLOB NOT NULL,
+    updated_at INTEGER NOT NULL, deleted INTEGER NOT NULL, sig BLOB NOT NULL, crc INTEGER NOT NULL,
     PRIMARY KEY (bucket, key)
 ) WITHOUT ROWID;
 CREATE TABLE forgotten (bucket TEXT NOT NULL, key TEXT NOT NULL, version TEXT NOT NULL, PRIMARY KEY (bucket, key))
@@ -126,15 +129,19 @@ class Store:
 
     def _fact(self, name: str) -> bytes | None:
         with self._lock, self._explained("read"):
-            row = self._connection.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
-        return bytes(row[0]) if row is not None else None
+            row = self._connection.execute("SELECT value, crc FROM fact WHERE name = ?", (name,)).fetchone()
+        if row is None or _fact_crc(name, bytes(row[0])) != row[1]:
+            return None
+        return bytes(row[0])
 
     def _set_fact(self, name: str, value: bytes | None) -> None:
         with self._transaction() as connection:
             if value is None:
                 connection.execute("DELETE FROM fact WHERE name = ?", (name,))
             else:
-                connection.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))
+                connection.execute(
+                    "INSERT OR REPLACE INTO fact VALUES (?, ?, ?)", (name, value, _fact_crc(name, value))
+                )
 
     # --- the ledger ---
 
@@ -142,10 +149,15 @@ class Store:
         """The ledger as it was when the last :meth:`save` returned."""
         storage: Storage = {}
         with self._lock, self._explained("read"):
-            for row in _read_rows(self._connection):
-                storage.setdefault(row.bucket, {})[row.key] = row.entry
+            rows, damaged = _read_rows(self._connection)
             graves = self._connection.execute("SELECT bucket, key, version FROM forgotten").fetchall()
-        forgotten = tuple(Forgotten(bucket, key, int(version)) for bucket, key, version in graves)
+        for row in rows:
+            storage.setdefault(row.bucket, {})[row.key] = row.entry
+        if damaged:
+            log.error("%d records in %s are damaged and left out", damaged, self.path)
+        forgotten = tuple(
+            Forgotten(bucket, key, int(version)) for bucket, key, version in graves if version.isdecimal()
+        )
         # Height and hashes mean nothing across a restart; any height above genesis says "there is something".
         return LoadedLedger(Block(1, "", storage, "", "") if storage else None, forgotten)
 
@@ -170,7 +182,8 @@ class Store:
             salvage = self._set_aside(error)
         connection = self._open_checked()
         with _atomic(connection):
-            connection.executemany("INSERT OR REPLACE INTO fact VALUES (?, ?)", salvage.facts.items())
+            facts = [(name, value, _fact_crc(name, value)) for name, value in salvage.facts.items()]
+            connection.executemany("INSERT OR REPLACE INTO fact VALUES (?, ?, ?)", facts)
             _write_rows(connection, salvage.rows)
         return connection
 
@@ -181,6 +194,7 @@ class Store:
         connection = sqlite3.connect(
             self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=16
         )
+        connection.text_factory = _lenient_text
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
@@ -205,6 +219,7 @@ class Store:
                 hint="start that version, or move the file away",
             )
         if version == SCHEMA_VERSION:
+            _read_rows(connection)  # what cannot be read is found now, when it can still be set aside
             return
         with _atomic(connection):
             for statement in _SCHEMA.split(";"):
@@ -237,10 +252,10 @@ class Store:
             copy = self._seed_path.read_bytes()
         except OSError:
             return None
-        if len(copy) != SEED_LENGTH:
+        if copy != _with_crc(copy[:SEED_LENGTH]):
             return None
-        self._set_fact(_SEED, copy)
-        return copy
+        self._set_fact(_SEED, copy[:SEED_LENGTH])
+        return copy[:SEED_LENGTH]
 
     def _keep_seed_copy(self) -> None:
         seed = self._fact(_SEED)
@@ -248,11 +263,11 @@ class Store:
             return
         fresh = self._seed_path.with_name(self._seed_path.name + ".new")
         with self._explained("write"):
-            if self._seed_path.exists() and self._seed_path.read_bytes() == seed:
+            if self._seed_path.exists() and self._seed_path.read_bytes() == _with_crc(seed):
                 return
             descriptor = os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                file.write(seed)
+                file.write(_with_crc(seed))
                 file.flush()
                 os.fsync(file.fileno())
             fresh.replace(self._seed_path)
@@ -319,35 +334,63 @@ def _atomic(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def _read_rows(connection: sqlite3.Connection) -> Iterator[Row]:
-    query = "SELECT bucket, key, value, owner, version, updated_at, deleted, sig FROM record"
-    for bucket, key, value, owner, version, updated_at, deleted, sig in connection.execute(query):
-        yield Row(bucket, key, Entry(value, owner, int(version), updated_at, bool(deleted), bytes(sig)))
+def _lenient_text(raw: bytes) -> str:
+    """Text that may be damaged: the row's checksum tells, not an exception in the middle of reading."""
+    return raw.decode("utf-8", "replace")
 
 
-def _write_rows(connection: sqlite3.Connection, rows: tuple[Row, ...] | list[Row]) -> None:
+def _fact_crc(name: str, value: bytes) -> int:
+    return zlib.crc32(value, zlib.crc32(name.encode()))
+
+
+def _row_crc(row: Row) -> int:
+    return zlib.crc32(row.entry.sig, zlib.crc32(canonical_bytes(row.bucket, row.key, row.entry)))
+
+
+def _with_crc(seed: bytes) -> bytes:
+    return seed + zlib.crc32(seed).to_bytes(4, "big")
+
+
+def _read_rows(connection: sqlite3.Connection) -> tuple[list[Row], int]:
+    """All whole records, and how many others there are. Raises sqlite3.Error when the file's structure is damaged."""
+    rows, damaged = [], 0
+    query = "SELECT bucket, key, value, owner, version, updated_at, deleted, sig, crc FROM record"
+    for bucket, key, value, owner, version, updated_at, deleted, sig, crc in connection.execute(query):
+        try:
+            row = Row(bucket, key, Entry(value, owner, int(version), int(updated_at), bool(deleted), bytes(sig)))
+            whole = _row_crc(row) == crc
+        except (ValueError, TypeError, AttributeError, struct.error, OverflowError):
+            whole = False
+        if whole:
+            rows.append(row)
+        else:
+            damaged += 1
+    return rows, damaged
+
+
+def _write_rows(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
     connection.executemany(
-        "INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
-            (row.bucket, row.key, e.value, e.owner, str(e.version), e.updated_at, int(e.deleted), e.sig)
-            for row in rows
-            for e in (row.entry,)
+            (r.bucket, r.key, e.value, e.owner, str(e.version), e.updated_at, int(e.deleted), e.sig, _row_crc(r))
+            for r in rows
+            for e in (r.entry,)
         ],
     )
 
 
 def _salvage(path: Path) -> _Salvage:
-    """Facts, and the records whose signature proves that they are whole, from a damaged file."""
+    """What is whole, by its checksum, in a damaged file."""
     salvage = _Salvage()
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
+            connection.text_factory = _lenient_text
             with contextlib.suppress(sqlite3.Error, TypeError, ValueError):
-                for name, value in connection.execute("SELECT name, value FROM fact"):
-                    salvage.facts[str(name)] = bytes(value)
-            with contextlib.suppress(sqlite3.Error, TypeError, ValueError):
-                for row in _read_rows(connection):
-                    if verify(row.bucket, row.key, row.entry):
-                        salvage.rows.append(row)
+                for name, value, crc in connection.execute("SELECT name, value, crc FROM fact"):
+                    if _fact_crc(name, bytes(value)) == crc:
+                        salvage.facts[name] = bytes(value)
+            with contextlib.suppress(sqlite3.Error):
+                salvage.rows, _ = _read_rows(connection)
     except sqlite3.Error as error:
         log.warning("nothing can be read from %s: %s", path, error)
     return salvage
