@@ -26,6 +26,7 @@ from provider_kairos.vpn import lease
 from provider_kairos.vpn.lease import LeaseEngine, LeaseSettings, LeaseView
 from provider_kairos.vpn.pool import Pool
 from provider_kairos.vpn.records import LEASE_BUCKET
+from provider_kairos.vpn.routes import RouteTable
 
 SEED = os.environ.get("KAIROS_P2P_SEED")
 SEEDS = [int(SEED)] if SEED else range(int(os.environ.get("KAIROS_P2P_SIM", "200")))
@@ -147,6 +148,11 @@ class Node:
             if new.value is not None and old.value is not None and old.owner != new.owner and old.owner in live:
                 return False
         return new.version > old.version
+
+    def route(self, address: str) -> PeerId | None:
+        table = RouteTable(self.peer)
+        table.update(self.bucket("machines"), {PeerId(p) for p in self.live()}, self.bucket(LEASE_BUCKET))
+        return table.lookup(address)
 
     def soon(self) -> None:
         if not self.stepping:
@@ -395,7 +401,7 @@ def check(sim: Sim, pool: Pool) -> None:
                 sim.fail(f"{address} is held by {[n.peer for n in holders]}")
             continue
         for other in sim.nodes:
-            if other.up and holders[0].peer not in (other.bucket("machines").get(address) or ""):
+            if other.up and other.route(address) != holders[0].peer:
                 sim.fail(
                     f"{other.peer[8:14]} does not find {holders[0].peer[8:14]} at {address}: {other.store.get(('machines', address))}"
                 )
