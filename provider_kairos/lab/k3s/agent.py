@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 WAITING = "Waiting to retrieve agent configuration; server is not ready: "
 RETRY_CONNECT = 2.0
+# How often a server that is not ready yet is asked again was not recorded.
+RETRY_READY = 3.0
 RETRY_CONFIG = 8.5
 RETRY_PASSWORD = 6.0
 REFRESH = 5.0
@@ -126,11 +128,13 @@ class Agent:
             except HttpError as error:
                 detail = error.detail if error.code == 401 else error
                 log.info("%sfailed to retrieve configuration from server: %s", WAITING, detail)
+                if error.code == 401:
+                    self.life.sleep(RETRY_CONFIG - RETRY_READY)
             except (RequestError, ValueError) as error:
                 log.info("%sfailed to retrieve configuration from server: %s", WAITING, error)
             else:
                 return config
-            self.life.sleep(RETRY_CONFIG)
+            self.life.sleep(RETRY_READY)
 
     def fetch_certificates(self) -> None:
         """Authorities, the node password, certificates for kubelet and controllers; tries for ever."""
@@ -152,13 +156,14 @@ class Agent:
             except HttpError as error:
                 if error.code == 403:
                     log.info("%s%s.crt: %s", WAITING, serving, node.NODE_REJECTED)
+                    self.life.sleep(RETRY_PASSWORD - RETRY_READY)
                 else:
                     log.info("%s%s", WAITING, error)
             except RequestError as error:
                 log.info("%s%s", WAITING, error)
             else:
                 return
-            self.life.sleep(RETRY_PASSWORD)
+            self.life.sleep(RETRY_READY)
 
     def _certificate(self, name: str, headers: Mapping[str, str]) -> None:
         path = self.folders.agent / f"{name}.key"

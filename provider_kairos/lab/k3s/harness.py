@@ -1,6 +1,6 @@
 """Runs stand-ins on the loopback of one machine, for tests: own folders, own ports, lines of the log as events.
 
-Nothing here knows namespaces; the boxes of the lab do that.
+It makes no namespaces; machines inside some are started with a prefix that enters them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -36,15 +37,20 @@ def free_port() -> int:
 
 
 class Standin:
-    """One machine: its folders survive its processes. Made by :meth:`Harness.machine`."""
+    """One machine: its folders survive its processes. Made by :meth:`Harness.machine`.
 
-    def __init__(self, root: Path, name: str, address: str, speed: float) -> None:
+    ``prefix`` is put before every command (``nsenter ...``); such a machine has the real ports and gets no
+    ``--node-ip``.
+    """
+
+    def __init__(self, root: Path, name: str, address: str, speed: float, prefix: Sequence[str] = ()) -> None:
         self.root = root
         self.name = name
         self.address = address
-        self.port = free_port()
-        self.balancer_port = free_port()
-        self.kubelet_port = free_port()
+        self.prefix = list(prefix)
+        self.port, self.balancer_port, self.kubelet_port = 6443, 6444, 10250
+        if not prefix:
+            self.port, self.balancer_port, self.kubelet_port = free_port(), free_port(), free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self.lines: list[str] = []
         self._speed = speed
@@ -92,15 +98,11 @@ class Standin:
         return self._start("agent", f"--lb-server-port={self.balancer_port}", *arguments, environment=environment)
 
     def _start(self, command: str, *arguments: str, environment: dict[str, str] | None) -> Standin:
-        given = [
-            f"--data-dir={self.data}",
-            f"--node-name={self.name}",
-            f"--node-ip={self.address}",
-            f"--kubelet-arg=port={self.kubelet_port}",
-            *arguments,
-        ]
+        given = [f"--data-dir={self.data}", f"--node-name={self.name}", *arguments]
+        if not self.prefix:
+            given += [f"--node-ip={self.address}", f"--kubelet-arg=port={self.kubelet_port}"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "provider_kairos.lab.k3s", command, *given],
+            [*self.prefix, sys.executable, "-m", "provider_kairos.lab.k3s", command, *given],
             env={**self.environment(), **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -156,7 +158,7 @@ class Standin:
         environment = self.environment()
         if kubeconfig is not None:
             environment["KUBECONFIG"] = str(kubeconfig)
-        command = [sys.executable, "-m", "provider_kairos.lab.k3s", "kubectl", *arguments]
+        command = [*self.prefix, sys.executable, "-m", "provider_kairos.lab.k3s", "kubectl", *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
     def nodes(self) -> dict[str, str]:
@@ -187,11 +189,10 @@ class Harness:
         self.speed = speed
         self.machines: list[Standin] = []
 
-    def machine(self, name: str) -> Standin:
-        """One more machine with an address of its own on the loopback."""
-        made = Standin(
-            self.root / f"{len(self.machines)}-{name}", name, f"127.0.7.{len(self.machines) + 1}", self.speed
-        )
+    def machine(self, name: str, address: str = "", prefix: Sequence[str] = ()) -> Standin:
+        """One more machine: with an address of its own on the loopback, or wherever ``prefix`` enters."""
+        number = len(self.machines) + 1
+        made = Standin(self.root / f"{number}-{name}", name, address or f"127.0.7.{number}", self.speed, prefix)
         self.machines.append(made)
         return made
 

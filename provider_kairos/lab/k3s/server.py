@@ -301,8 +301,8 @@ class Server:
             membership = control.membership
             if membership is not None and not removed and membership.me() is None:
                 removed = True
-                log.error("This node has been removed from the cluster - please restart k3s to rejoin the cluster")
                 files.write(self.folders.etcd / "tombstone", "")
+                log.error("This node has been removed from the cluster - please restart k3s to rejoin the cluster")
             if membership is not None and not removed:
                 membership.watch()
                 if not membership.quorum():
