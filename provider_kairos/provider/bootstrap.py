@@ -13,7 +13,7 @@ from typing import Any
 
 from provider_kairos.config.load import CloudConfig, load
 from provider_kairos.config.schema import Settings
-from provider_kairos.errors import ConfigError, ProviderError
+from provider_kairos.errors import ConfigError, HostError, ProviderError
 from provider_kairos.provider import decision
 from provider_kairos.provider.decision import Outcome, outcome_for
 from provider_kairos.provider.machine import Machine, RealMachine
@@ -103,12 +103,24 @@ def _once(machine: Machine, settings: Settings, outcome: Outcome, api: str, envi
 
 
 def _coordinate(machine: Machine, settings: Settings, api: str, environ: Mapping[str, str]) -> Response:
-    import trio  # noqa: PLC0415  # 50 ms that only the loop needs
+    from provider_kairos.provider.daemon_unit import program_path, set_up_daemon  # noqa: PLC0415  # as above
+
+    ready = False
+    try:
+        # The daemon takes longest to come up: it is on its way before the loop is even loaded.
+        set_up_daemon(machine, settings, api, program_path(environ))
+        ready = True
+    except HostError as error:
+        log.warning("%s", error)  # the loop tries again and says so
+    except ConfigError as error:
+        return Response(error=f"{decision.FAILED_SETUP_VPN}{error}")
+
+    import trio  # noqa: PLC0415  # a tenth of a second that only the loop needs
 
     from provider_kairos.provider.wiring import coordinator  # noqa: PLC0415  # as above
 
     try:
-        trio.run(coordinator(machine, settings, api, environ).run)
+        trio.run(coordinator(machine, settings, api, environ, daemon_ready=ready).run)
     except ConfigError as error:
         log.error("%s", error)  # noqa: TRY400  # as above
         return Response(error=str(error))

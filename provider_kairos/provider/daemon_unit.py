@@ -32,6 +32,8 @@ _SYSTEMD = """\
 [Unit]
 Description={description}
 After=network.target
+# The node is lost without it: it is tried for ever, not five times.
+StartLimitIntervalSec=0
 
 [Service]
 EnvironmentFile={env_file}

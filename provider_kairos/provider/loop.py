@@ -106,7 +106,10 @@ async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
 
 
 class Coordinator:
-    """One node's way to its role. ``age`` is how old the process was when ``clock`` showed now."""
+    """One node's way to its role.
+
+    ``age`` is how old the process was when ``clock`` showed now; ``daemon_ready`` that the daemon was set up before.
+    """
 
     def __init__(
         self,
@@ -119,6 +122,7 @@ class Coordinator:
         clock: Clock,
         api: str = "",
         program: Callable[[], str],
+        daemon_ready: bool = False,
         age: float = 0.0,
         blocking: Callable[..., Awaitable[Any]] = in_thread,
     ) -> None:
@@ -129,6 +133,7 @@ class Coordinator:
         self.engine = engine
         self.clock = clock
         self.program = program
+        self._daemon_ready = daemon_ready
         self.api = api
         self.status = Status(uuid=str(engine.settings.uuid), network_id=settings.network_id(), api=api)
         self._blocking = blocking
@@ -168,20 +173,19 @@ class Coordinator:
     # -- tasks ------------------------------------------------------------------------------------------------
 
     async def _prepare(self) -> None:
-        """The daemon's unit, then the distribution: tried again until the machine agrees."""
+        """The daemon's unit (unless that is done), then the distribution: tried again until the machine agrees."""
         pause = 1.0
-        ready = False
-        while not ready or self._distribution is None:
+        while not self._daemon_ready or self._distribution is None:
             try:
-                if not ready:
+                if not self._daemon_ready:
                     await self._blocking(self._set_up)
-                    ready = True
+                    self._daemon_ready = True
                 self._distribution = await self._blocking(plan.check, self.machine, self.settings)
                 self.status.distribution = str(self._distribution)
                 self._setup = None
             except HostError as error:
                 self._setup = Refused(
-                    "cannot choose a distribution" if ready else "cannot set up the daemon", str(error)
+                    "cannot choose a distribution" if self._daemon_ready else "cannot set up the daemon", str(error)
                 )
                 self._changed.set()
                 await trio.sleep(pause)
@@ -200,7 +204,7 @@ class Coordinator:
             try:
                 result = await self.client.watch((bucket, HEALTHCHECK), cursor, WATCH_SECONDS)
             except ProviderError as error:
-                self._silent = DaemonSilent(str(error))
+                self._silent = DaemonSilent(error.message)
                 cursor = None
                 self._changed.set()
                 await trio.sleep(pause)

@@ -42,7 +42,9 @@ def role_settings(settings: Settings, uuid: NodeUuid) -> RoleSettings:
     )
 
 
-def coordinator(machine: Machine, settings: Settings, api: str, environ: Mapping[str, str]) -> Coordinator:
+def coordinator(
+    machine: Machine, settings: Settings, api: str, environ: Mapping[str, str], *, daemon_ready: bool = False
+) -> Coordinator:
     """The loop of this machine.
 
     Raises:
@@ -59,5 +61,6 @@ def coordinator(machine: Machine, settings: Settings, api: str, environ: Mapping
         clock=SystemClock(),
         api=api,
         program=lambda: program_path(environ),
+        daemon_ready=daemon_ready,
         age=process_age(),
     )

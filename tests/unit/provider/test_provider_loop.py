@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from provider_kairos.errors import ConfigError, HostError
 from provider_kairos.provider.configure import TOKEN_FILE
 from provider_kairos.provider.disk import ROLE_FILE, SENTINEL
 from provider_kairos.provider.machine import Crash
@@ -235,6 +236,71 @@ def test_a_daemon_that_is_silent_for_a_while_is_waited_for(boxes, in_time):
     in_time(main)
     assert seen == ["daemon-silent"]
     assert sorted(roles(two).values()) == ["master", "worker"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "mend", "words"),
+    [
+        (
+            lambda m: m.refuse.update({"start edgevpn@kairos": HostError("no systemctl")}),
+            lambda m: m.refuse.clear(),
+            "cannot set up the daemon: no systemctl",
+        ),
+        (
+            lambda m: m.files.pop("/usr/bin/k3s"),
+            lambda m: m.files.update({"/usr/bin/k3s": ""}),
+            "cannot choose a distribution: no k8s binary is available",
+        ),
+        (
+            lambda m: m.refuse.update({"start k3s": HostError("unit not found")}),
+            lambda m: m.refuse.clear(),
+            "cannot configure master: unit not found",
+        ),
+    ],
+)
+def test_what_the_machine_refuses_is_said_and_tried_again(boxes, p2p, in_time, spoil, mend, words):  # noqa: PLR0917  # a table's columns
+    (box,) = boxes(1, p2p("  minimum_nodes: 1\n"))
+    spoil(box.machine)
+    seen: list[str] = []
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(box.run, nursery)
+            await trio.sleep(20)
+            seen.extend(w["text"] for w in status(box)["waiting"])
+            assert not formed([box])
+            mend(box.machine)
+            await until(lambda: formed([box]))
+            nursery.cancel_scope.cancel()
+
+    in_time(main)
+    assert any(text.startswith(words) for text in seen), seen
+
+
+def test_a_configuration_that_cannot_be_rendered_ends_the_loop_and_promises_nothing(boxes, p2p, in_time):
+    two = boxes(2, p2p() + "k3s-agent: {replace_env: true, env: {A: b}}\n")
+    two[0].config = p2p("  role: master\n")
+    two[1].config = p2p("  role: worker\n") + "k3s-agent: {replace_env: true, env: {A: b}}\n"
+    caught = []
+
+    async def wrong():
+        try:
+            async with trio.open_nursery() as nursery:
+                await two[1].run(nursery)
+        except* ConfigError as group:
+            caught.append(group)
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(two[0].run, nursery)
+            nursery.start_soon(wrong)
+            await until(lambda: caught)
+            nursery.cancel_scope.cancel()
+
+    in_time(main)
+    assert ROLE_FILE not in two[1].machine.files
+    assert "replace_env" in status(two[1])["error"]
+    assert [p["state"] for p in status(two[1])["phases"]].count("failed") == 1
 
 
 def test_a_write_that_fails_is_repeated(boxes, in_time):
