@@ -132,7 +132,7 @@ class LeaseEngine:
         self._claimed_at = 0.0
         self._seen: dict[PeerId, float] = {}
         self._outdone: set[tuple[PeerId, int]] = set()
-        self._left, self._left_ms = "", 0
+        self._left: dict[str, int] = {}
         self._refresh: list[float] = []
         self._lead_at = float("-inf")
         self._waiting: tuple[Waiting, ...] = ()
@@ -225,13 +225,15 @@ class LeaseEngine:
 
     def _outdo_tombstones(self, facts: _Facts, now: Now, effects: list[Effect]) -> None:
         """Whoever stepped aside for us left a tombstone in ``machines`` that hides our older record from third nodes."""
+        mine = self._note.address
         left = {
-            (peer, note.left_ms)
+            (peer, at)
             for peer, note in facts.notes.items()
-            if note.left == self._note.address and note.address != note.left and peer in facts.others
+            for address, at in note.left
+            if address == mine and note.address != mine and peer in facts.others
         }
-        for _peer, left_ms in left - self._outdone:
-            ahead = min(max(left_ms / 1000 - now.unix_float, 0.0), _MOST_SKEW)
+        for _peer, at in left - self._outdone:
+            ahead = min(max(at / 1000 - now.unix_float, 0.0), _MOST_SKEW)
             self._refresh += [now.mono + ahead + after for after in _REFRESH_AFTER]
         self._outdone |= left
         if any(at <= now.mono for at in self._refresh):
@@ -240,8 +242,10 @@ class LeaseEngine:
             effects.append(RefreshMachine(self._note.address))
 
     def _release(self, reason: str, now: Now, effects: list[Effect]) -> None:
-        self._left, self._left_ms = self._note.address, _milliseconds(now)
-        effects += [Released(self._left, reason), WithdrawMachine(self._left)]
+        address = self._note.address
+        self._left.pop(address, None)
+        self._left[address] = _milliseconds(now)
+        effects += [Released(address, reason), WithdrawMachine(address)]
         self._note = LeaseNote(LeaseState.SEEKING)
         self._refresh = []
 
@@ -317,7 +321,7 @@ class LeaseEngine:
                 effects.append(WithdrawMachine(address))
 
     def _publish(self, effects: list[Effect]) -> None:
-        text = replace(self._note, plain=self._turns.plain, left=self._left, left_ms=self._left_ms).text()
+        text = replace(self._note, plain=self._turns.plain, left=tuple(self._left.items())).text()
         if text != self._published:
             self._published = text
             effects.append(PublishNote(text, self.peer_id))

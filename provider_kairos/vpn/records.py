@@ -35,6 +35,7 @@ LEASE_BUCKET = "kairos-p2p.lease"
 """Not ``kairos-p2p``: network ids are buckets too, and somebody may call a network that."""
 
 _MOST_PLAIN = 32
+_MOST_LEFT = 8
 
 
 class LeaseState(Enum):
@@ -52,8 +53,8 @@ class LeaseNote:
     """What a peer says about its lease.
 
     ``since_ms`` (Unix milliseconds) is when it first held or claimed the address; ``plain`` names peers with a heartbeat
-    that it found to want no address. ``left`` is the address from which it last stepped aside, at ``left_ms`` by its
-    clock: whoever keeps that address has to outdo the tombstone that was left behind in ``machines``.
+    that it found to want no address. ``left`` is from which addresses it stepped aside, and when by its
+    clock (Unix milliseconds): whoever keeps such an address has to outdo the tombstone that was left in ``machines``.
     """
 
     state: LeaseState
@@ -61,8 +62,7 @@ class LeaseNote:
     since_ms: int = 0
     pinned: bool = False
     plain: tuple[str, ...] = ()
-    left: str = ""
-    left_ms: int = 0
+    left: tuple[tuple[str, int], ...] = ()
 
     def rank(self, peer_id: str) -> tuple[bool, bool, int, str]:
         """Of two that want one address the smaller keeps it: pinned, held, older, then by peer ID."""
@@ -77,7 +77,7 @@ class LeaseNote:
         if self.pinned:
             fields["pinned"] = True
         if self.left:
-            fields |= {"left": self.left, "left_at": self.left_ms}
+            fields["left"] = dict(self.left[-_MOST_LEFT:])
         if self.plain:
             fields["plain"] = list(self.plain[:_MOST_PLAIN])
         return gojson.dumps(fields)
@@ -92,20 +92,24 @@ def _note(text: str) -> LeaseNote | None:
         state = LeaseState(fields["state"])
         address = fields.get("address", "")
         since = fields.get("since", 0)
-        left = fields.get("left", "")
-        left_at = fields.get("left_at", 0)
+        left = fields.get("left", {})
         plain = fields.get("plain", [])
-        texts = isinstance(address, str) and isinstance(left, str) and isinstance(plain, list)
-        if not texts or type(since) is not int or type(left_at) is not int:
+        if (
+            not isinstance(address, str)
+            or type(since) is not int
+            or not isinstance(left, dict)
+            or not isinstance(plain, list)
+        ):
             return None
         if address:
             address = str(IPv4Address(address))
+        gone = tuple((text, at) for text, at in list(left.items())[:_MOST_LEFT] if type(at) is int)
         named = tuple(peer for peer in plain[:_MOST_PLAIN] if isinstance(peer, str))
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     if not address and state in {LeaseState.CLAIMED, LeaseState.HELD}:
         return None
-    return LeaseNote(state, address, since, fields.get("pinned") is True, named, left, left_at)
+    return LeaseNote(state, address, since, fields.get("pinned") is True, named, gone)
 
 
 def parse_notes(bucket: Mapping[str, str]) -> dict[PeerId, LeaseNote]:

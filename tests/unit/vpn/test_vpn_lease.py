@@ -200,7 +200,7 @@ def test_who_keeps_the_address_outdoes_the_others_tombstone(clock):
     # the other one's clock is 30 s ahead, and so is its tombstone
     left = clock.now().unix_ns // 1_000_000 + 30_000
     view = LeaseView(
-        notes=note(YOU, LeaseState.HELD, "10.1.0.5", since=9, left="10.1.0.77", left_ms=left), live=frozenset({YOU})
+        notes=note(YOU, LeaseState.HELD, "10.1.0.5", since=9, left=(("10.1.0.77", left),)), live=frozenset({YOU})
     )
     times = []
     start = clock.now().mono
