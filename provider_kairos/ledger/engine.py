@@ -62,6 +62,9 @@ LARGE_NETWORK = 30
 
 SLOWEST_HEARTBEAT = 80.0
 
+REPEATS_HOLD = 60.0
+"""Seconds for which a repeated block is taken as read."""
+
 
 class Ledger:
     """The replicated ledger of one node. ``block`` is what the disk kept; without ``signer`` nothing is signed."""
@@ -89,6 +92,7 @@ class Ledger:
         self._graveyard = Graveyard()
         self._pacing = Pacing(settings, self._rng)
         self._intents = Intents(settings.announce_interval, self._rng, until_seen=settings.mode is OwnershipMode.OFF)
+        self._repeats: dict[str, tuple[int, int, float]] = {}
         self._effects: list[Effect] = []
         self._next_heartbeat: float | None = None
         self._next_scrub: float | None = None
@@ -216,6 +220,8 @@ class Ledger:
 
         Raises LedgerError (a PeerError) when it is malformed; then nothing has changed.
         """
+        if self._is_repeat(data, via, now):
+            return Received()
         block = unpack(data, self.settings.max_block_bytes)
         self._formats.observe(block.storage, now)
         if self.settings.mode is OwnershipMode.OFF:
@@ -229,7 +235,22 @@ class Ledger:
         lack = lacks(block.storage, self._records.storage)
         self._note_lack(via, lack, now)
         self.counters["received"] += 1
+        if not lack:
+            self._repeats[via] = (hash(data), self.revision, now.mono)
         return Received(changed, tuple(merged.rejected), bool(lack), merged.signed, merged.unsigned)
+
+    def _is_repeat(self, data: bytes, via: str, now: Now) -> bool:
+        """Whether the sender shows once more, byte for byte, what we have: EdgeVPN does so every ten seconds.
+
+        Looked at in full again after a minute, because records expire as time passes.
+        """
+        known = self._repeats.get(via)
+        if known is None or known[:2] != (hash(data), self.revision) or now.mono - known[2] > REPEATS_HOLD:
+            self._repeats.pop(via, None)
+            return False
+        self.counters["repeated"] += 1
+        self._pacing.shows_our_state(via, self.revision, now.mono)
+        return True
 
     def peer_joined(self, peer: str, now: Now) -> None:
         """A peer subscribed to the room: show it our state soon."""
@@ -239,6 +260,7 @@ class Ledger:
     def peer_left(self, peer: str) -> None:
         """A peer is gone: when it comes back it may know nothing."""
         self._pacing.left(peer)
+        self._repeats.pop(peer, None)
 
     # --- time ---
 

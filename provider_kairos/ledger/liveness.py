@@ -42,6 +42,7 @@ def parse_heartbeat(value: str) -> float | None:
 @dataclass(slots=True)
 class _Presence:
     timestamp: float  # what the peer's clock said
+    version: int  # of the entry that said so; 0 when unsigned
     seen: float  # our monotonic time that corresponds to it
     skew: float | None = None  # peer's clock minus ours when its heartbeat last advanced before our eyes
 
@@ -66,9 +67,22 @@ class Liveness:
         if known is None:
             # On first sight nothing but the timestamp tells the age; one in the future counts as now.
             age = max(0.0, now.unix_float - timestamp)
-            self._peers[PeerId(peer)] = _Presence(timestamp, now.mono - age)
-        elif timestamp > known.timestamp:
-            known.timestamp, known.seen, known.skew = timestamp, now.mono, timestamp - now.unix_float
+            self._peers[PeerId(peer)] = _Presence(timestamp, entry.version, now.mono - age)
+        elif self._advances(known, timestamp, entry.version, now):
+            known.timestamp, known.version = timestamp, entry.version
+            known.seen, known.skew = now.mono, timestamp - now.unix_float
+
+    @staticmethod
+    def _advances(known: _Presence, timestamp: float, version: int, now: Now) -> bool:
+        """Whether a heartbeat is a later one. A peer whose clock was set back shows an earlier time in a later version.
+
+        Unsigned entries have no version, and an adopted block may bring old ones back: there the earlier time must be
+        about now, and the known one in the future.
+        """
+        if version and known.version:
+            return version > known.version
+        set_back = abs(timestamp - now.unix_float) < SKEW_WORTH_SAYING < known.timestamp - now.unix_float
+        return timestamp > known.timestamp or set_back
 
     def is_live(self, peer: str, now: Now, within: float | None = None) -> bool:
         """Whether the peer's heartbeat is younger than ``within`` seconds (the ownership window when not given)."""

@@ -468,6 +468,33 @@ def test_a_heartbeat_from_the_far_future_proves_nothing_for_long():
     assert not box.ledger.is_live(B.peer_id, box.now)
 
 
+def test_a_peer_that_sets_its_clock_back_stays_alive():
+    box = Box()
+    box.hears(box.beats(B, ahead=3600))
+    for number in range(40):
+        box.clock.advance(30)
+        now = box.now
+        version = now.unix_ns + 3600 * 10**9 + number  # it counts up from its last version
+        box.hears(
+            ("healthcheck", B.peer_id, B.sign("healthcheck", B.peer_id, heartbeat_text(now.unix), version, now.unix))
+        )
+        assert box.ledger.live_peers(now)[B.peer_id] == 0
+    assert box.ledger.explain(box.now) == []
+
+
+def test_a_block_that_is_repeated_is_not_read_again_until_something_changed():
+    box = Box()
+    data = blocks.pack(Block(1, "", {"kairos": {"k": box.signs(B, "kairos", "k", "1")[2]}}, "", ""))
+    for _ in range(5):
+        box.ledger.receive(data, B.peer_id, box.now)
+    assert (box.ledger.counters["received"], box.ledger.counters["repeated"]) == (1, 4)
+    box.ledger.add("kairos", {"k": "2"}, box.now)
+    assert box.ledger.receive(data, B.peer_id, box.now).behind
+    box.clock.advance(61)
+    box.ledger.receive(data, B.peer_id, box.now)
+    assert box.ledger.counters["received"] == 3
+
+
 def test_a_stepped_clock_of_ours_kills_nobody():
     box = Box()
     box.hears(box.beats(B))
