@@ -14,11 +14,11 @@ from typing import Annotated, Any
 
 import typer
 
-from provider_kairos.errors import NotFoundError, ProviderError
+from provider_kairos.errors import NotFoundError, ProviderError, TimeoutHostError
 from provider_kairos.lab import client, report
 from provider_kairos.lab.model import AGENT_API, LabSettings
 from provider_kairos.lab.place import Place
-from provider_kairos.lab.up import Progress, settings_for, wait_until_ready
+from provider_kairos.lab.up import Progress, reasons, settings_for, wait_until_ready
 
 __all__ = ["app", "main"]
 
@@ -77,8 +77,18 @@ def up(
 ) -> None:
     """Boot boxes and wait until they are a cluster."""
     settings = settings_for(name=name, boxes=boxes, config=config, k3s=k3s, agent_api=agent_api, as_is=as_is)
-    place = _start(settings)
-    status = wait_until_ready(place, timeout, Progress(_say)) if wait else client.status(place)
+    place = Place(settings.name)
+    try:
+        _start(settings)
+        status = wait_until_ready(place, timeout, Progress(_say)) if wait else client.status(place)
+    except KeyboardInterrupt:
+        _say("interrupted: taking the lab down")
+        client.take_down(place)
+        raise
+    except TimeoutHostError:
+        if as_json:
+            print(json.dumps(report.status_document(client.status(place)), indent=2))
+        raise
     if as_json:
         print(json.dumps(report.up_document(status), indent=2))
         return
@@ -96,8 +106,8 @@ def status(*, name: NameOption = "lab", as_json: JsonOption = False) -> None:
         return
     _print_lines(report.box_table(state))
     for box in state["boxes"]:
-        for reason in box["waiting"]:
-            print(f"{box['name']} waits: {reason.get('text', reason.get('code', ''))}")
+        for reason in reasons(state, box):
+            print(f"{box['name']} waits: {reason}")
     _print_lines(["", *report.node_table(state)])
 
 

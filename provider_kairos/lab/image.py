@@ -97,10 +97,11 @@ def source_root() -> Path:
     return Path(provider_kairos.__file__).resolve().parent.parent
 
 
-def wrapper(module: str, *, isolated: bool = True, arguments: str = "") -> str:
-    """A program that runs ``main()`` of one of our modules with the interpreter that runs the lab.
+def wrapper(module: str, *, isolated: bool = True, call: str = "sys.exit(main())") -> str:
+    """A program that runs one of our modules with the interpreter that runs the lab.
 
-    ``isolated`` ones need the standard library only and start in a third of the time.
+    ``isolated`` ones need the standard library only and start in a third of the time; ``call`` is the statement
+    that runs the program, a call of one function of the module.
     """
     flags = "-IS" if isolated else "-I"
     start = [f"#!{sys.executable} {flags}"]
@@ -111,11 +112,10 @@ def wrapper(module: str, *, isolated: bool = True, arguments: str = "") -> str:
         *start,
         "import sys",
         f"sys.path.insert(0, {str(source_root())!r})",
-        f"sys.argv[1:1] = {arguments.split()!r}" if arguments else "",
-        f"from {module} import main",
-        "sys.exit(main())",
+        f"from {module} import {'entry' if call.startswith('entry') else 'main'}",
+        call,
     ]
-    return "\n".join(line for line in lines if line) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def image_files(spec: BoxSpec) -> list[ImageFile]:
@@ -142,9 +142,10 @@ def image_files(spec: BoxSpec) -> list[ImageFile]:
         unit = _K3S_UNIT.format(name=name, kind=kind, command=command)
         files.append(ImageFile(f"/etc/systemd/system/{name}.service", unit, once=True))
     if not spec.k3s:
-        files.append(ImageFile("/usr/local/bin/k3s", wrapper(f"{lab}.k3s", isolated=False), 0o755))
         files.append(
-            ImageFile("/usr/local/bin/kubectl", wrapper(f"{lab}.k3s", isolated=False, arguments="kubectl"), 0o755)
+            ImageFile(
+                "/usr/local/bin/k3s", wrapper(f"{lab}.k3s.__main__", isolated=False, call="entry(sys.argv)"), 0o755
+            )
         )
     # The user's files are laid like an installer does: on persistent paths once, and then they are the box's.
     files += [ImageFile(p, text, 0o600, once=p.startswith(PERSISTENT_PATHS)) for p, text in spec.files.items()]
@@ -162,8 +163,7 @@ def image_links(spec: BoxSpec) -> list[ImageLink]:
             ImageLink("/usr/bin/kairos-p2p", str(bin_folder / "kairos-p2p")),
             ImageLink("/etc/systemd/system/multi-user.target.wants/kairos-agent.service", unit, once=True),
         ]
-    if spec.k3s:
-        links += [ImageLink(f"/usr/local/bin/{name}", "k3s") for name in K3S_LINKS]
+    links += [ImageLink(f"/usr/local/bin/{name}", "k3s") for name in (K3S_LINKS if spec.k3s else ("kubectl",))]
     return links
 
 

@@ -28,6 +28,8 @@ __all__ = ["KubeApi", "main", "summarize"]
 
 KUBECONFIG = "/etc/rancher/k3s/k3s.yaml"
 _PAUSE = 0.2
+_LONG_PAUSE = 1.0
+_CALM = 15.0
 
 
 class KubeApi:
@@ -100,6 +102,8 @@ def _follow() -> None:
     api: KubeApi | None = None
     stamp = 0
     last = ""
+    said = ""
+    changed = time.monotonic()
     while True:
         try:
             place = Path(KUBECONFIG)
@@ -108,15 +112,17 @@ def _follow() -> None:
                 api = KubeApi(place.read_text("utf-8"))
             nodes = summarize(api.get("/api/v1/nodes"))
         except (OSError, HTTPException, ValueError, KeyError, LabError) as error:
-            if not isinstance(error, FileNotFoundError):
-                print(f"node list: {error}", file=sys.stderr, flush=True)
+            if not isinstance(error, FileNotFoundError) and str(error) != said:
+                said = str(error)
+                print(f"node list: {said}", file=sys.stderr, flush=True)
             time.sleep(_PAUSE)
             continue
         line = json.dumps({"nodes": nodes})
         if line != last:
             last = line
+            changed = time.monotonic()
             print(line, flush=True)
-        time.sleep(_PAUSE)
+        time.sleep(_PAUSE if time.monotonic() - changed < _CALM else _LONG_PAUSE)
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from typing import Final, NoReturn
 
 from provider_kairos.lab.unitwords import parse_duration
 
-__all__ = ["DEFAULT_PATH", "EXIT_EXEC", "Launch", "find_program", "members_of", "spawn"]
+__all__ = ["DEFAULT_PATH", "EXIT_EXEC", "Launch", "find_program", "members_of", "program_exists", "spawn"]
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 EXIT_EXEC: Final = 203
@@ -47,6 +47,11 @@ def find_program(path: str) -> str:
         if os.access(candidate, os.X_OK):
             return str(candidate)
     return path
+
+
+def program_exists(path: str) -> bool:
+    """Whether there is a program of this name."""
+    return Path(find_program(path)).exists()
 
 
 def _limit_value(text: str) -> int:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from provider_kairos.lab.processes import DEFAULT_PATH, EXIT_EXEC, Launch, members_of, spawn
+from provider_kairos.lab.processes import DEFAULT_PATH, EXIT_EXEC, Launch, members_of, program_exists, spawn
 from provider_kairos.lab.readiness import NotifySocket, condition_met, make_folders, read_or_empty
 from provider_kairos.lab.unitfiles import UnitFiles, UnitNotFoundError, UnitSource
 from provider_kairos.lab.units import Command, Service, UnitName, parse_service
@@ -264,6 +264,9 @@ class Manager:
 
     async def _run(self, unit: Unit, command: Command, timeout: float) -> int:
         """Run one helper command to its end and return its status; a time-out kills it."""
+        if command.may_fail and not program_exists(command.path):
+            self._note(f"{unit.name.text}: {command.path} is not on this machine, passed over")
+            return EXIT_EXEC
         pid, future = self._spawn(unit, command, {})
         try:
             code = await asyncio.wait_for(asyncio.shield(future), None if timeout == float("inf") else timeout)

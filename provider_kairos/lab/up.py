@@ -20,7 +20,16 @@ from provider_kairos.lab import client
 from provider_kairos.lab.model import LabError, LabSettings
 from provider_kairos.lab.place import Place
 
-__all__ = ["CONFIG_PATH", "EXTRA_PATH", "Progress", "config_files", "still_waiting", "wait_until_ready"]
+__all__ = [
+    "CONFIG_PATH",
+    "EXTRA_PATH",
+    "Progress",
+    "config_files",
+    "reasons",
+    "settings_for",
+    "still_waiting",
+    "wait_until_ready",
+]
 
 CONFIG_PATH: Final = "/oem/90_custom.yaml"
 EXTRA_PATH: Final = "/oem/99_lab.yaml"
@@ -63,6 +72,15 @@ def config_files(config: Path | None, boxes: int, *, as_is: bool = False) -> dic
     return files
 
 
+def reasons(status: dict[str, Any], box: dict[str, Any]) -> list[str]:
+    """What a box says that it waits for, with the boxes' names in the place of their long node UUIDs."""
+    texts = [str(reason.get("text") or reason.get("code")) for reason in box["waiting"]]
+    for other in status["boxes"]:
+        if other["uuid"]:
+            texts = [text.replace(other["uuid"], other["name"]) for text in texts]
+    return texts
+
+
 class Progress:
     """Prints every phase of every box once, as it comes."""
 
@@ -81,13 +99,13 @@ class Progress:
                 self._said.add((box["name"], key))
                 what = {"address": f"address {box['address']}", "role": f"role {box['role']}"}.get(key, words)
                 self._write(f"{seconds:7.1f} s  {box['name']:<6} {what}")
-            reason = "; ".join(str(w.get("text", w.get("code", ""))) for w in box["waiting"])
+            reason = "; ".join(reasons(status, box))
             if reason and reason != self._reasons.get(box["name"]) and not box["seconds_to_ready"]:
                 self._reasons[box["name"]] = reason
                 self._write(f"           {box['name']:<6} waits: {reason}")
 
 
-def _from_box(place: Place, name: str) -> list[str]:
+def _from_box(place: Place, name: str) -> list[dict[str, Any]]:
     """What the product itself says that it waits for (``kairos-p2p status --json`` in the box)."""
     argv = [sys.executable, "-m", "provider_kairos.lab", "exec", "--name", place.name, name, "--"]
     try:
@@ -95,7 +113,7 @@ def _from_box(place: Place, name: str) -> list[str]:
             [*argv, "kairos-p2p", "status", "--json"], capture_output=True, timeout=10, stdin=subprocess.DEVNULL
         )
         document = json.loads(done.stdout)
-        return [str(reason.get("text") or reason.get("code")) for reason in document.get("waiting", [])]
+        return [reason for reason in document.get("waiting", []) if isinstance(reason, dict)]
     except (subprocess.TimeoutExpired, ValueError, AttributeError):
         return []
 
@@ -107,9 +125,9 @@ def still_waiting(place: Place, status: dict[str, Any]) -> list[str]:
         if box["seconds_to_ready"] is not None:
             continue
         missing = next((words for key, words in _PHASES if box["phases"][key] is None), "Ready")
-        reasons = _from_box(place, box["name"]) if box["state"] == "running" else []
-        reasons = reasons or [str(w.get("text", w.get("code", ""))) for w in box["waiting"]]
-        why = f": {'; '.join(reasons)}" if reasons else ""
+        told = _from_box(place, box["name"]) if box["state"] == "running" else []
+        told = reasons(status, box | {"waiting": told or box["waiting"]})
+        why = f": {'; '.join(told)}" if told else ""
         lines.append(f"{box['name']} ({box['state']}) has not reached {missing!r}{why}")
     return lines
 

@@ -182,6 +182,35 @@ def test_a_silent_node_is_not_ready_and_recovers_with_its_old_identity(lab):
     server.wait_nodes({"box1": "Ready", "box2": "Ready"})
 
 
+def test_after_the_join_everything_goes_to_the_addresses_that_servers_advertise(lab):
+    server, agent = lab.machine("box1"), lab.machine("box2")
+    server.server(f"--advertise-port={free_port()}")
+    server.wait_log("k3s is up and running")
+    agent.agent(f"--server={server.url}", f"--token={server.token}")
+    agent.wait_log("Failed to connect to proxy", times=2)
+    agent.wait_log("Unable to register node with API server", times=2)
+    assert server.nodes() == {"box1": "Ready"}
+
+
+def test_an_agent_that_is_killed_at_random_moments_keeps_its_identity(lab):
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    rng = random.Random(seed)
+    server, agent = lab.machine("box1"), lab.machine("box2")
+    server.server()
+    server.wait_log("k3s is up and running")
+    join = ["--with-node-id", f"--server={server.url}", f"--token={server.token}"]
+    for _ in range(10):
+        agent.agent(*join)
+        with pytest.raises(subprocess.TimeoutExpired):
+            agent.process.wait(rng.uniform(0.05, 0.9))
+        agent.kill()
+    agent.agent(*join)
+    agent.wait_log("Remotedialer connected")
+    name = f"box2-{(agent.root / 'etc/node/id').read_text().strip()}"
+    server.wait_nodes({"box1": "Ready", name: "Ready"})
+
+
 def test_an_agent_outlives_a_restart_of_its_server(lab):
     server, agent = lab.machine("box1"), lab.machine("box2")
     server.server()

@@ -104,10 +104,15 @@ def test_progress_says_every_phase_once_and_reasons_when_they_change():
 
 
 def test_what_is_still_missing_is_said_per_box(monkeypatch):
-    late = box("box2", phases=box()["phases"] | {"role": None, "k3s": None, "ready": None}, seconds_to_ready=None)
-    monkeypatch.setattr(up, "_from_box", lambda place, name: ["waiting for 1 more node"])
+    late = box(
+        "box2",
+        uuid="def-box2",
+        phases=box()["phases"] | {"role": None, "k3s": None, "ready": None},
+        seconds_to_ready=None,
+    )
+    monkeypatch.setattr(up, "_from_box", lambda place, name: [{"code": "peers", "text": "1 more node than abc-box1"}])
     lines = up.still_waiting(Place("lab"), lab_status(box(), late))
-    assert lines == ["box2 (running) has not reached 'role': waiting for 1 more node"]
+    assert lines == ["box2 (running) has not reached 'role': 1 more node than box1"]
 
 
 def test_a_generated_config_holds_one_token_and_a_lone_box_waits_for_nobody():
