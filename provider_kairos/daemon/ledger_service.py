@@ -20,7 +20,7 @@ from provider_kairos.daemon.logs import OncePer
 from provider_kairos.errors import HostError, PeerError
 from provider_kairos.ids import PeerId
 from provider_kairos.ledger.engine import Ledger
-from provider_kairos.ledger.model import Broadcast, Changed, Persist, Written
+from provider_kairos.ledger.model import Broadcast, Changed, Forgotten, Persist, Row, Written
 
 __all__ = ["LedgerService"]
 
@@ -108,6 +108,10 @@ class LedgerService:
     def delete(self, bucket: str, key: str) -> Written:
         """Delete one record."""
         return self._did(self.ledger.delete(bucket, key, self._clock.now()))
+
+    def persist_delete(self, bucket: str, key: str) -> Written:
+        """Delete one record and defend the deletion for 20 s (EdgeVPN's AnnounceDeleteBucketKey)."""
+        return self._did(self.ledger.persist_delete(bucket, key, self._clock.now()))
 
     def delete_bucket(self, bucket: str) -> Written:
         """Delete every record of a bucket."""
@@ -201,7 +205,7 @@ class LedgerService:
             except HostError as error:
                 self.counters["disk_errors"] += 1
                 if self.trouble is None:
-                    log.error("the ledger is not saved: %s", error)
+                    log.error("the ledger is not saved: %s", error)  # noqa: TRY400 - the message is the whole story
                 self.trouble = error
                 await trio.sleep(RETRY_DISK)
                 continue
@@ -236,8 +240,8 @@ class LedgerService:
 
 def _merged(batches: list[Persist]) -> Persist:
     """One transaction out of several; a later row or removal of the same record wins."""
-    state: dict[tuple[str, str], object] = {}
-    forgotten = []
+    state: dict[tuple[str, str], Row | None] = {}
+    forgotten: list[Forgotten] = []
     for batch in batches:
         for row in batch.rows:
             state[row.bucket, row.key] = row
@@ -245,7 +249,7 @@ def _merged(batches: list[Persist]) -> Persist:
             state[key] = None
         forgotten += batch.forgotten
     return Persist(
-        rows=tuple(row for row in state.values() if row is not None),  # type: ignore[misc]
+        rows=tuple(row for row in state.values() if row is not None),
         removed=tuple(key for key, row in state.items() if row is None),
         forgotten=tuple(forgotten),
     )

@@ -19,6 +19,7 @@ from provider_kairos.token.codec import NetworkToken, decode, from_yaml
 
 __all__ = ["NOT_ACTED_ON", "DaemonSettings", "parse_bool", "parse_duration", "parse_list", "read_settings"]
 
+DEFAULT_ADDRESS = ipaddress.IPv4Interface("10.1.0.1/24")
 DEFAULT_STATE_DIR = "/usr/local/.kairos"
 DEFAULT_SOCKET = "unix:///run/edgevpn-kairos.sock"
 
@@ -52,7 +53,7 @@ class DaemonSettings:
     # the VPN
     vpn: bool = True
     dhcp: bool = False
-    address: ipaddress.IPv4Interface = ipaddress.IPv4Interface("10.1.0.1/24")
+    address: ipaddress.IPv4Interface = DEFAULT_ADDRESS
     interface: str = "edgevpn0"
     mtu: int = 1200
     bootstrap_interface: bool = True
@@ -159,7 +160,7 @@ def _address(name: str, text: str) -> ipaddress.IPv4Interface:
 def _mode(name: str, text: str) -> OwnershipMode:
     try:
         return parse_mode(text)
-    except ValueError:
+    except ConfigError:
         raise ConfigError(f"{name}={text!r} is no ownership mode", hint="off, observe or enforce") from None
 
 
@@ -228,5 +229,5 @@ def _check(settings: DaemonSettings) -> None:
         raise ConfigError(f"IFACE={settings.interface!r} is no interface name", hint="at most 15 characters, no space")
     if not settings.heartbeat_interval:
         raise ConfigError("HEALTHCHECKINTERVAL=0 would never let others see this node", hint="40 is the default")
-    if settings.dhcp and settings.address.network.prefixlen > 30:  # noqa: PLR2004 - a /31 holds no pool
+    if settings.dhcp and settings.address.network.prefixlen > 30:  # a /31 holds no pool
         raise ConfigError(f"ADDRESS={settings.address} has no room for leases", hint="use a /24")

@@ -1,0 +1,168 @@
+"""The mesh daemon: wires ledger, mesh, lease, VPN and API, and keeps each part running.
+
+Parts are siblings in one nursery. A part that breaks is logged and started again after a pause that grows; only
+cancellation (SIGTERM, SIGINT) ends the daemon. What the machine refuses at start and cannot be waited for (another
+daemon holds the state or the socket) ends it with one line that says what to do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from random import Random
+
+import trio
+
+from provider_kairos import __version__
+from provider_kairos.api.address import parse_unix_mode
+from provider_kairos.api.server import serve
+from provider_kairos.clock import Clock
+from provider_kairos.daemon.backend import DaemonBackend
+from provider_kairos.daemon.lease_service import LeaseService, RoleOnDisk
+from provider_kairos.daemon.ledger_service import LedgerService
+from provider_kairos.daemon.settings import DaemonSettings
+from provider_kairos.daemon.status import Phases, StatusReporter
+from provider_kairos.daemon.store import Store
+from provider_kairos.daemon.vpn_service import VpnService
+from provider_kairos.errors import ConfigError, HostError
+from provider_kairos.ids import PeerId
+from provider_kairos.ledger.engine import Ledger
+from provider_kairos.ledger.model import LedgerSettings
+from provider_kairos.ledger.signing import Signer
+from provider_kairos.mesh.node import Mesh
+from provider_kairos.mesh.settings import MeshSettings
+from provider_kairos.mesh.views import EpochChanged, PeerConnected, PeerDisconnected, PeerSubscribed, PeerUnsubscribed
+
+__all__ = ["Daemon"]
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 30.0
+
+
+class Daemon:
+    """One daemon over an open state file. ``rng`` is for jitter only."""
+
+    def __init__(self, settings: DaemonSettings, store: Store, clock: Clock, rng: Random) -> None:
+        self.settings = settings
+        self.phases = Phases(clock)
+        self._clock = clock
+        self._broken: set[str] = set()
+        seed = store.seed()
+        self.mesh = Mesh(_mesh_settings(settings, seed), clock, rng)
+        loaded = store.load()
+        engine = Ledger(_ledger_settings(settings), Signer(seed), loaded.block, rng=rng, forgotten=loaded.forgotten)
+        self.ledger = LedgerService(engine, clock, store.save, self.mesh.publish)
+        self.vpn: VpnService | None = None
+        self.lease: LeaseService | None = None
+        if settings.vpn:
+            self.vpn = VpnService(settings, self.ledger, self.mesh, clock, self.phases)
+            self.lease = LeaseService(
+                settings,
+                self.ledger,
+                self.mesh.peer_id,
+                clock,
+                connected=self._connected,
+                on_address=self.vpn.use_address,
+                rng=rng,
+                role=RoleOnDisk(settings.state_dir / "state" / "role.json"),
+                version=f"v{__version__}",
+            )
+            self.vpn.lease = self.lease
+        self._status = StatusReporter(settings, clock, self.phases, self.ledger, self.mesh, self.vpn)
+        self.backend = DaemonBackend(self.ledger, self.mesh, clock, self._status.document, lambda: not self._broken)
+
+    def _connected(self) -> frozenset[PeerId]:
+        return frozenset(self.mesh.on_chain())
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until cancelled. Raises HostError or ConfigError when the API's place cannot be had."""
+        async with trio.open_nursery() as nursery:
+            # the API first: the provider's long poll should find it as early as possible
+            if self.settings.api:
+                await nursery.start(self._serve_api)
+            nursery.start_soon(self._keep, "ledger", self.ledger.run)
+            nursery.start_soon(self._keep, "messages", self._pump_messages)
+            nursery.start_soon(self._keep, "events", self._pump_events)
+            await nursery.start(self.mesh.run)
+            self.phases.reach("mesh")
+            if self.vpn is not None and self.lease is not None:
+                nursery.start_soon(self._keep, "vpn", self.vpn.run)
+                nursery.start_soon(self._keep, "lease", self.lease.run)
+            task_status.started()
+
+    async def _serve_api(self, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
+        await serve(
+            self.backend,
+            self.settings.api_listen,
+            unix_mode=parse_unix_mode(self.settings.api_unix_mode, 0o600),
+            task_status=task_status,
+        )
+
+    async def _pump_messages(self) -> None:
+        async for message in self.mesh.messages.clone():
+            self.ledger.receive(message.data, message.author, message.via)
+            self.phases.reach("ledger")
+
+    async def _pump_events(self) -> None:
+        async for event in self.mesh.events.clone():
+            match event:
+                case PeerSubscribed(peer):
+                    log.info("peer %s is in the ledger room", peer)
+                    self.phases.reach("peers")
+                    self.ledger.peer_joined(peer)
+                case PeerUnsubscribed(peer):
+                    self.ledger.peer_left(peer)
+                case PeerConnected():
+                    pass  # the mesh says so itself; what matters to us is the subscription
+                case PeerDisconnected(peer):
+                    self.ledger.peer_left(peer)
+                    if self.vpn is not None:
+                        self.vpn.forget(peer)
+                case EpochChanged(counter):
+                    log.info("epoch %d: topic and seal key changed", counter)
+            if self.lease is not None:
+                self.lease.poke()
+
+    async def _keep(self, name: str, part: Callable[[], Awaitable[None]]) -> None:
+        """Run one part for ever; when it breaks, log it and start it again."""
+        pause = FIRST_PAUSE
+        while True:
+            began = self._clock.now().mono
+            try:
+                await part()
+                log.error("%s ended by itself and is started again", name)
+            except (HostError, ConfigError) as error:
+                log.error("%s: %s", name, error)  # noqa: TRY400 - the message is the whole story
+            except Exception:  # whatever broke in one part: the others go on, this one begins anew
+                log.exception("%s broke and is started again in %.0f s", name, pause)
+            self._broken.add(name)
+            if self._clock.now().mono - began > 2 * LONGEST_PAUSE:
+                pause = FIRST_PAUSE
+            await trio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+            self._broken.discard(name)
+
+
+def _mesh_settings(settings: DaemonSettings, seed: bytes) -> MeshSettings:
+    return MeshSettings(
+        seed=seed,
+        token=settings.token,
+        listen=settings.listen,
+        bootstrap_peers=settings.bootstrap_peers,
+        mdns=settings.mdns,
+        blocked_networks=(str(settings.address.network),) if settings.vpn else (),
+    )
+
+
+def _ledger_settings(settings: DaemonSettings) -> LedgerSettings:
+    return LedgerSettings(
+        mode=settings.ownership,
+        ownership_ttl=settings.liveness_window,
+        heartbeat_interval=settings.heartbeat_interval,
+        sync_interval=settings.sync_interval,
+        announce_interval=settings.announce_interval,
+        offline_after=settings.offline_after,
+        scrub_interval=settings.scrub_interval,
+    )

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+import pytest
+
+from provider_kairos.daemon.settings import NOT_ACTED_ON, parse_bool, parse_duration, parse_list, read_settings
+from provider_kairos.errors import ConfigError, TokenError
+from provider_kairos.ledger.policy import OwnershipMode
+from provider_kairos.token.codec import encode, generate, to_yaml
+
+TOKEN = encode(generate())
+
+
+def read(**variables: str):
+    return read_settings({"EDGEVPNTOKEN": TOKEN, **variables})
+
+
+def test_defaults_are_those_of_a_kairos_box():
+    settings = read()
+    assert settings.interface == "edgevpn0"
+    assert settings.mtu == 1200
+    assert settings.address == ipaddress.IPv4Interface("10.1.0.1/24")
+    assert settings.ownership is OwnershipMode.ENFORCE
+    assert settings.api_listen == "unix:///run/edgevpn-kairos.sock"
+    assert settings.liveness_window == 480
+    assert settings.heartbeat_interval <= 45, "v0.35.3 peers stop routing to slower ones"
+
+
+def test_what_the_provider_writes_is_read():
+    settings = read(
+        API="true",
+        APILISTEN="unix:///run/x.sock",
+        APILISTENUNIXMODE="0600",
+        DHCP="true",
+        DHCPLEASEDIR="/usr/local/.kairos/lease",
+        EDGEVPNDHT="false",
+        EDGEVPNBOOTSTRAPPEERS="/ip4/192.0.2.1/tcp/1/p2p/A, /ip4/192.0.2.2/tcp/1/p2p/B",
+        EDGEVPNOWNERSHIP="Observe ",
+    )
+    assert settings.dhcp
+    assert not settings.dht
+    assert settings.lease_dir == Path("/usr/local/.kairos/lease")
+    assert settings.bootstrap_peers == ("/ip4/192.0.2.1/tcp/1/p2p/A", "/ip4/192.0.2.2/tcp/1/p2p/B")
+    assert settings.ownership is OwnershipMode.OBSERVE
+
+
+def test_an_empty_variable_counts_as_unset():
+    assert read(ADDRESS="", EDGEVPNMTU="").mtu == 1200
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("DHCP", "yes please"),
+        ("ADDRESS", "10.1.0.300/24"),
+        ("ADDRESS", "10.1.0.3"),
+        ("ADDRESS", "fd00::1/64"),
+        ("EDGEVPNMTU", "twelve"),
+        ("EDGEVPNMTU", "12"),
+        ("EDGEVPNMTU", "-1"),
+        ("EDGEVPNOWNERSHIP", "sometimes"),
+        ("IFACE", "a name with spaces"),
+        ("IFACE", "x" * 16),
+        ("HEALTHCHECKINTERVAL", "0"),
+        ("EDGEVPNOWNERSHIPTTL", "5 parsecs"),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_named(name, text):
+    with pytest.raises(ConfigError, match=name):
+        read(**{name: text})
+
+
+def test_no_token_names_both_variables():
+    with pytest.raises(ConfigError, match="neither EDGEVPNTOKEN nor EDGEVPNCONFIG"):
+        read_settings({})
+
+
+def test_a_broken_token_keeps_its_secrets():
+    with pytest.raises(TokenError) as caught:
+        read_settings({"EDGEVPNTOKEN": TOKEN[:-30]})
+    assert TOKEN[:20] not in str(caught.value)
+
+
+def test_the_configuration_file_replaces_the_token(tmp_path):
+    other = generate()
+    path = tmp_path / "network.yaml"
+    path.write_text(to_yaml(other))
+    assert read(EDGEVPNCONFIG=str(path)).token == other
+
+
+def test_a_missing_configuration_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="EDGEVPNCONFIG"):
+        read(EDGEVPNCONFIG=str(tmp_path / "nowhere.yaml"))
+
+
+def test_settings_without_effect_are_listed_not_ignored():
+    assert dict(read(DNSADDRESS="127.0.0.1:53").not_acted_on) == {"DNSADDRESS": NOT_ACTED_ON["DNSADDRESS"]}
+
+
+def test_the_token_is_not_in_the_text_of_the_settings():
+    assert read().token.room not in repr(read())
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("15s", 15), ("1m30s", 90), ("500ms", 0.5), ("20", 20), ("1.5h", 5400)])
+def test_durations_as_go_writes_them(text, seconds):
+    assert parse_duration("X", text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "s", "5x", "5s5", "-5s", "5 s"])
+def test_other_durations_are_refused(text):
+    with pytest.raises(ConfigError):
+        parse_duration("X", text)
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", True), ("T", True), ("TRUE", True), ("0", False), ("f", False)])
+def test_booleans_as_go_reads_them(text, value):
+    assert parse_bool("X", text) is value
+
+
+def test_lists_lose_empty_items():
+    assert parse_list("X", " a,,b , ") == ("a", "b")
