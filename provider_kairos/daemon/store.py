@@ -55,6 +55,7 @@ _META = "meta:"
 
 _CHECKPOINT_PAGES = 200
 _BUSY_SECONDS = 2.0
+_MAX_FORGOTTEN = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,8 @@ class Store:
             graves = self._connection.execute("SELECT bucket, key, version FROM forgotten").fetchall()
         for row in rows:
             storage.setdefault(row.bucket, {})[row.key] = row.entry
+        if len(graves) > _MAX_FORGOTTEN:
+            self._drop_oldest_graves()
         if damaged:
             log.error("%d records in %s are damaged and left out", damaged, self.path)
         forgotten = tuple(
@@ -160,6 +163,14 @@ class Store:
         )
         # Height and hashes mean nothing across a restart; any height above genesis says "there is something".
         return LoadedLedger(Block(1, "", storage, "", "") if storage else None, forgotten)
+
+    def _drop_oldest_graves(self) -> None:
+        with self._transaction() as connection:
+            connection.execute(
+                "DELETE FROM forgotten WHERE (bucket, key) NOT IN"
+                " (SELECT bucket, key FROM forgotten ORDER BY length(version) DESC, version DESC LIMIT ?)",
+                (_MAX_FORGOTTEN,),
+            )
 
     def save(self, changes: Persist) -> None:
         """Write rows, removals and pruned tombstones in one transaction; on disk when this returns."""

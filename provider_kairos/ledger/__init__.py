@@ -7,6 +7,7 @@ SQLite keeps and what the API shows is decided by the layers above.
 * ``signing``: Ed25519 signatures over the canonical bytes
 * ``policy``: who may write what, as the specification's table
 * ``liveness``, ``leader``: who is there, who schedules
-* ``records``, ``merge``, ``intents``, ``pacing``: the engine's parts
-* ``engine``: :class:`Ledger`, the whole
+* ``records``, ``merge``, ``writer``, ``intents``, ``pacing``, ``reaper``, ``formats``: the engine's parts
+* ``engine``: :class:`Ledger`, the whole; ``model`` its settings, effects and results
+* ``simulation``: a fake network of ledgers in virtual time
 """

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from provider_kairos.clock import Now
@@ -42,20 +42,16 @@ from provider_kairos.ledger.model import (
 from provider_kairos.ledger.pacing import Pacing
 from provider_kairos.ledger.policy import (
     OWNERSHIP,
-    Outcome,
     OwnershipMode,
     Surroundings,
     derived_owner,
-    is_absurd_version,
-    is_expired,
-    judge,
 )
+from provider_kairos.ledger.reaper import HEARTBEATS, expired, old_tombstones
 from provider_kairos.ledger.records import Records
 from provider_kairos.ledger.signing import Signer
+from provider_kairos.ledger.writer import Writer
 
 __all__ = ["HEARTBEATS", "Ledger", "LedgerSettings"]
-
-HEARTBEATS = "healthcheck"
 
 LARGE_NETWORK = 30
 """From this many peers on heartbeats slow down with the size, up to what v0.35.3 peers still bear (120 s)."""
@@ -81,7 +77,6 @@ class Ledger:
         self.settings = settings
         self.counters: Counter[str] = Counter()
         self._signer = signer
-        self._signs = signer is not None and settings.mode is not OwnershipMode.OFF
         if block is not None and settings.mode is OwnershipMode.OFF:
             # What we remember must not roll back the network: whatever anybody says is higher than height 0.
             block = replace(block, index=0, hash="", prev_hash="")
@@ -90,6 +85,7 @@ class Ledger:
         self._liveness = Liveness(settings.ownership_ttl)
         self._formats = Formats()
         self._graveyard = Graveyard()
+        self._writer = Writer(self._records, self._graveyard, signer, settings.mode)
         self._pacing = Pacing(settings, self._rng)
         self._intents = Intents(settings.announce_interval, self._rng, until_seen=settings.mode is OwnershipMode.OFF)
         self._repeats: dict[str, tuple[int, int, float]] = {}
@@ -302,50 +298,17 @@ class Ledger:
             effects.append(Persist(rows, removed, forgotten))
         return effects + broadcasts
 
-    # --- how a write becomes an entry ---
+    # --- changes ---
 
     def _write(self, bucket: str, key: str, text: str, now: Now) -> bool | Rejection:
-        """Store a text. True when something changed; a Rejection when others would refuse it."""
-        stored = self._records.entry(bucket, key)
-        if self._signer is None or not self._signs:
-            if stored == Entry(text):
-                return False
-            self._records.put(bucket, key, Entry(text))
-            return True
-        ours = stored is not None and stored.owner == self._signer.peer_id and bool(stored.sig)
-        if ours and stored is not None and not stored.deleted and stored.value == text:
-            return False
-        return self._put_signed(self._signer, bucket, key, text, now, deleted=False)
+        return self._counted(self._writer.write(bucket, key, text, now, self._around(now)))
 
     def _erase(self, bucket: str, key: str, now: Now) -> bool | Rejection:
-        if self._records.value(bucket, key) is None:
-            return False
-        if self._signer is None or not self._signs:
-            self._records.remove(bucket, key)
-            return True
-        return self._put_signed(self._signer, bucket, key, "", now, deleted=True)
+        return self._counted(self._writer.erase(bucket, key, now, self._around(now)))
 
-    def _put_signed(
-        self, signer: Signer, bucket: str, key: str, text: str, now: Now, *, deleted: bool
-    ) -> bool | Rejection:
-        stored = self._records.entry(bucket, key)
-        version = self._next_version(bucket, key, stored, now)
-        entry = signer.sign(bucket, key, text, version, now.unix, deleted=deleted)
-        if self.settings.mode is OwnershipMode.ENFORCE:
-            judgement = judge(bucket, key, entry, stored, self._around(now))
-            if judgement.outcome is not Outcome.ACCEPT:
-                self.counters["refused_local_writes"] += 1
-                return Rejection(bucket, key, entry.owner, judgement.reason)
-        self._records.put(bucket, key, entry)
-        return True
-
-    def _next_version(self, bucket: str, key: str, stored: Entry | None, now: Now) -> int:
-        """One more than what is known, or the time in nanoseconds; what cannot be right does not count."""
-        known = [self._graveyard.version(bucket, key)]
-        if stored is not None:
-            known.append(stored.version)
-        honest = [version for version in known if not is_absurd_version(version, now.unix_ns)]
-        return max(now.unix_ns, *(version + 1 for version in honest), 1)
+    def _counted(self, outcome: bool | Rejection) -> bool | Rejection:
+        self.counters["refused_local_writes"] += isinstance(outcome, Rejection)
+        return outcome
 
     def _written(
         self, changed: set[RecordKey], refused: list[Rejection], now: Now, *, routine: bool = False
@@ -404,9 +367,8 @@ class Ledger:
         self._written(changed, [], now)
 
     def _scrub(self, now: Now) -> None:
-        """Prune old tombstones; the leader also takes away what expired (spec 5.12, 8.7)."""
-        horizon = now.unix - self.settings.retention
-        old = [(b, k, e) for b, k, e in self._records if e.deleted and e.updated_at < horizon]
+        """Prune old tombstones; the leader also takes away what expired."""
+        old = old_tombstones(self._records, now.unix - self.settings.retention)
         for bucket, key, entry in old:
             self._records.remove(bucket, key)
             self._graveyard.bury(bucket, key, entry.version)
@@ -415,22 +377,11 @@ class Ledger:
             self._records.commit(now.unix_ns)
         present = self._liveness.live_peers(now, self.settings.offline_after)
         if present and self.peer_id is not None and leader(sorted(present)) == self.peer_id:
-            self._reap(self._expired(now), now)
+            dead = expired(self._records, self.settings.mode, self._around(now), present.__contains__)
+            reaped = {where for where in dead if self._erase(*where, now) is True}
+            self.counters["reaped"] += len(reaped)
+            self._written(reaped, [], now)
         self._liveness.forget_older_than(self.settings.retention, now)
-
-    def _expired(self, now: Now) -> list[RecordKey]:
-        around = self._around(now)
-        if self.settings.mode is not OwnershipMode.OFF:
-            expires: Callable[[str, str, Entry], bool] = lambda b, k, e: is_expired(b, k, e, around)  # noqa: E731
-            return [(b, k) for b, k, e in self._records if b in OWNERSHIP and not e.deleted and expires(b, k, e)]
-        # EdgeVPN empties the heartbeat bucket; taking away the dead ones alone leaves nobody without a heartbeat.
-        beats = self._records.storage.get(HEARTBEATS, {})
-        return [(HEARTBEATS, k) for k in beats if not self.is_live(k, now, self.settings.offline_after)]
-
-    def _reap(self, expired: list[RecordKey], now: Now) -> None:
-        reaped = {where for where in expired if self._erase(*where, now) is True}
-        self.counters["reaped"] += len(reaped)
-        self._written(reaped, [], now)
 
     def _adopt(self, block: Block, via: str, now: Now) -> Received:
         """Mode ``off``: take the whole block when it is higher, or equally high with a greater hash (spec 5.8)."""

@@ -63,10 +63,11 @@ def test_accepts_and_refuses_what_edgevpn_does(record: dict[str, Any]):
         codec.decode(record["token"])
 
 
-@pytest.mark.parametrize("record", [record for record in TRIALS if record.get("topics_seen")], ids=ident)
+RAN = [record for record in TRIALS if record.get("topics_seen") and record["name"] not in DELIBERATELY_REFUSED]
+
+
+@pytest.mark.parametrize("record", RAN, ids=ident)
 def test_derives_the_topic_that_edgevpn_announced_and_opens_its_message(record: dict[str, Any]):
-    if record["name"] in DELIBERATELY_REFUSED:
-        return  # held by the test above
     token = codec.decode(record["token"])
     unix = record["observed_unix_ns"] / 1e9
     # The stamp is from the end of the trial; with an interval of a few seconds several topics passed meanwhile.

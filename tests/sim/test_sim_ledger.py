@@ -1,6 +1,6 @@
 """Seeded networks of ledgers: lossy links, partitions, crashes, wrong clocks. A failure prints its seed.
 
-Replay one with ``SIM_SEED=<seed> pytest tests/sim/test_sim_ledger.py``.
+Replay one with ``SIM_SEED=<seed> pytest tests/sim/test_sim_ledger.py``; ``SIM_SEEDS=500`` tries more of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from provider_kairos.ledger.engine import LedgerSettings
 from provider_kairos.ledger.policy import OwnershipMode
 from provider_kairos.ledger.simulation import Simulation
 
-SEEDS = [int(os.environ["SIM_SEED"])] if "SIM_SEED" in os.environ else list(range(40))
+COUNT = int(os.environ.get("SIM_SEEDS", "16"))
+SEEDS = [int(os.environ["SIM_SEED"])] if "SIM_SEED" in os.environ else list(range(COUNT))
 OFF = LedgerSettings(mode=OwnershipMode.OFF)
 
 

@@ -66,6 +66,15 @@ def test_a_fresh_file_is_empty(path: Path):
     assert loaded.forgotten == ()
 
 
+def test_pruned_tombstones_do_not_pile_up_for_ever(path: Path):
+    store = Store(path)
+    store.save(Persist((), (), tuple(Forgotten("b", f"k{number}", number) for number in range(10_500))))
+    store.load()
+    kept = store.load().forgotten
+    assert len(kept) == 10_000
+    assert min(grave.version for grave in kept) == 500
+
+
 def test_nobody_else_may_read_it(path: Path):
     previous = os.umask(0)
     try:
