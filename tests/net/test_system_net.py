@@ -75,11 +75,21 @@ def test_default_route_interface(netns):
 
 
 def test_multicast_interfaces_follow_the_machine(netns):
+    async def until_found(links: LinkManager):
+        # the kernel reports a carrier a moment after the link was set up
+        with trio.fail_after(20), links.watch() as changes:
+            while not (found := links.multicast_interfaces()):
+                await changes.wait(settle=0)
+        return found
+
     with netns.entered():
         links = LinkManager()
-        (found,) = links.multicast_interfaces()
+        (found,) = trio.run(until_found, links)
         assert (found.name, [str(ip) for ip in found.ipv4]) == ("eth0", [netns.address])
         assert links.multicast_interfaces(lambda name, _ipv4: name == "eth0") == []
+        netns.run("ip", "link", "add", "br9", "type", "bridge")
+        netns.run("ip", "link", "set", "eth0", "master", "br9")
+        assert links.multicast_interfaces() == [], "a bridge's port is not spoken on"
 
 
 def test_watch_tells_of_a_new_address(netns):
