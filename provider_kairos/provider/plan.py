@@ -110,10 +110,14 @@ def check(machine: Machine, settings: Settings) -> Distribution:
         ConfigError: the configuration asks for something that this version cannot do, or for nothing.
         HostError: no Kubernetes binary.
     """
+    forced = settings.forced_role()
+    if forced == "none":
+        return Distribution.K3S  # takes part without ever running it
+    if forced == "auto" and settings.p2p is not None:
+        settings = settings.model_copy(update={"p2p": settings.p2p.model_copy(update={"role": ""})})
     found = binaries(machine)
     choice = choose_distribution(settings, found)
     binary_path(choice.distribution, found)
-    forced = settings.forced_role()
     refuse_unsupported(
         settings, choice.distribution, NodeRole.WORKER if "worker" in {forced, choice.role} else NodeRole.MASTER
     )
