@@ -34,9 +34,9 @@ def parse_heartbeat(value: str) -> float | None:
     try:
         text = json.loads(value)
         moment = datetime.fromisoformat(text) if isinstance(text, str) else None
-    except (ValueError, RecursionError):
+        return moment.timestamp() if moment is not None and moment.tzinfo is not None else None
+    except (ValueError, RecursionError, OverflowError):
         return None
-    return moment.timestamp() if moment is not None and moment.tzinfo is not None else None
 
 
 @dataclass(slots=True)
