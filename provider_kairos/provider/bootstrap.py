@@ -34,7 +34,7 @@ def handle(payload: dict[str, Any], context: Context) -> Response:
     text = payload.get("config")
     api = payload.get("api")
     try:
-        cloud = load(text if isinstance(text, str) else "")
+        cloud = load(text if isinstance(text, str) else "", "cloud-config")
     except ConfigError as error:
         return Response(error=f"{decision.WRONG_INPUT}{error}")
     if outcome_for(cloud.settings) is Outcome.NOTHING:
@@ -44,7 +44,7 @@ def handle(payload: dict[str, Any], context: Context) -> Response:
     level = cloud.settings.p2p.loglevel if cloud.settings.p2p else ""
     journal.set_up(journal.level_of(level, context.environ))
     for notice in cloud.warnings:
-        log.warning("cloud-config: %s", notice)
+        log.warning("%s", notice)
     return bootstrap(RealMachine(), cloud, api if isinstance(api, str) else "", context.environ, context)
 
 
