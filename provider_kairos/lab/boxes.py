@@ -62,6 +62,7 @@ class Box:
         self.pid = 0
         self.boots = 0
         self.began = 0.0
+        self._began_unix = 0.0
         self.seen = Observed()
         self.off = trio.Event()
         self.off.set()
@@ -82,7 +83,7 @@ class Box:
         self.state = "booting"
         self.seen = Observed(host=self.spec.name)
         self._stamps.clear()
-        self.began = time.monotonic()
+        self.began, self._began_unix = time.monotonic(), time.time()
         status_r, status_w = os.pipe()
         go_r, self._go = os.pipe()
         try:
@@ -261,18 +262,24 @@ class Box:
         if not self.seen.uuid:
             self.seen.uuid = f"{self.spec.machine_id}-{self.seen.host}"
 
-    def take_nodes(self, nodes: list[dict[str, Any]]) -> None:
-        """Find this box in a node list: by its VPN address, else by its host name."""
+    def take_nodes(self, nodes: list[dict[str, Any]], heartbeats: dict[str, float]) -> None:
+        """Find this box in a node list: by its VPN address, else by its host name.
+
+        Ready counts only when the node has reported since this boot: for some time after a power cut the cluster
+        still thinks well of it. Kubernetes' times are whole seconds, hence the one more.
+        """
         seen = self.seen
         mine = [n for n in nodes if n["address"] and n["address"] == seen.address]
         mine = mine or [n for n in nodes if n["name"] == seen.host]
-        if mine and mine[0]["ready"] and seen.ready is None and self.runs_k3s():
+        if not mine or not mine[0]["ready"] or seen.ready is not None:
+            return
+        if self.runs_k3s() and heartbeats.get(mine[0]["name"], 0.0) > self._began_unix + 1:
             seen.node = mine[0]["name"]
             seen.ready = time.monotonic()
             self._changed()
 
     def runs_k3s(self) -> bool:
-        """Whether a k3s of this boot runs: after a reboot the cluster still thinks well of the node for a while."""
+        """Whether a k3s of this boot runs."""
         return any(self.seen.units.get(name, {}).get("state") == "active" for name in _K3S_UNITS)
 
     def serves(self) -> bool:

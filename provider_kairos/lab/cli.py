@@ -16,7 +16,7 @@ import typer
 
 from provider_kairos.errors import NotFoundError, ProviderError, TimeoutHostError
 from provider_kairos.lab import client, report
-from provider_kairos.lab.model import AGENT_API, LabSettings
+from provider_kairos.lab.model import AGENT_API, LabError, LabSettings
 from provider_kairos.lab.place import Place
 from provider_kairos.lab.up import Progress, reasons, settings_for, wait_until_ready
 
@@ -78,6 +78,8 @@ def up(
     """Boot boxes and wait until they are a cluster."""
     settings = settings_for(name=name, boxes=boxes, config=config, k3s=k3s, agent_api=agent_api, as_is=as_is)
     place = Place(settings.name)
+    if place.alive():
+        raise LabError(f"the lab {name!r} is up already", hint=f"`kairos-p2p lab down --name {name}` ends it")
     try:
         _start(settings)
         status = wait_until_ready(place, timeout, Progress(_say)) if wait else client.status(place)

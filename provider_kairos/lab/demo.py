@@ -29,9 +29,11 @@ def run_demo(settings: LabSettings, timeout: float, start: Callable[[LabSettings
     """Boot, wait, show, ping, clean up; the lab goes even when this process is killed."""
     signal.signal(signal.SIGTERM, _interrupted)
     signal.signal(signal.SIGHUP, _interrupted)
-    leash = client.Leash()
+    place = Place(settings.name)
+    if place.alive():
+        raise LabError(f"the lab {settings.name!r} is up already", hint="`kairos-p2p lab down --name NAME` ends it")
     try:
-        place = start(settings, leash)
+        start(settings, client.Leash())
         status = wait_until_ready(place, timeout, Progress(lambda text: print(text, flush=True)))
         lines = ["", *report.box_table(status), "", *report.node_table(status), ""]
         print("\n".join(lines), flush=True)
@@ -43,6 +45,6 @@ def run_demo(settings: LabSettings, timeout: float, start: Callable[[LabSettings
         seconds = status["seconds"]
         print(f"\n{len(status['boxes'])} boxes, one cluster, {seconds:.1f} s; nobody typed an address.", flush=True)
     finally:
-        client.take_down(Place(settings.name))
+        client.take_down(place)
         print("The lab is down; nothing was left behind.", flush=True)
     return 0

@@ -1,8 +1,7 @@
 """Follows the node list of a box's cluster; run by the supervisor, in the box, for as long as both live.
 
 Reads the kubeconfig that k3s wrote and asks the API server on the box's own loopback, a real k3s or the
-stand-in alike. Every change is printed as one JSON line ``{"nodes": [...]}``; what the API server says of
-itself comes with it, so that a stand-in is called one.
+stand-in alike. Every change is printed as one JSON line ``{"nodes": [...], "heartbeats": {name: unix seconds}}``.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import ssl
 import sys
 import tempfile
 import time
+from datetime import datetime
 from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from provider_kairos.lab.enter import enter
 from provider_kairos.lab.model import LabError
 from provider_kairos.lab.syscalls import die_with_parent
 
-__all__ = ["KubeApi", "main", "summarize"]
+__all__ = ["KubeApi", "heartbeats", "main", "summarize"]
 
 KUBECONFIG = "/etc/rancher/k3s/k3s.yaml"
 _PAUSE = 0.2
@@ -98,10 +98,24 @@ def summarize(listing: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(nodes, key=lambda node: str(node["name"]))
 
 
+def heartbeats(listing: dict[str, Any]) -> dict[str, float]:
+    """When each node's kubelet last reported, in Unix seconds by the node's clock; 0 where it does not say."""
+    times = {}
+    for item in listing.get("items", []):
+        conditions = {c["type"]: c for c in item.get("status", {}).get("conditions", [])}
+        text = conditions.get("Ready", {}).get("lastHeartbeatTime") or ""
+        try:
+            times[item["metadata"]["name"]] = datetime.fromisoformat(text).timestamp()
+        except ValueError:
+            times[item["metadata"]["name"]] = 0.0
+    return times
+
+
 def _follow() -> None:
     api: KubeApi | None = None
     stamp = 0
     last = ""
+    before: list[dict[str, Any]] = []
     said = ""
     changed = time.monotonic()
     while True:
@@ -110,18 +124,20 @@ def _follow() -> None:
             if api is None or place.stat().st_mtime_ns != stamp:
                 stamp = place.stat().st_mtime_ns
                 api = KubeApi(place.read_text("utf-8"))
-            nodes = summarize(api.get("/api/v1/nodes"))
+            listing = api.get("/api/v1/nodes")
+            nodes = summarize(listing)
         except (OSError, HTTPException, ValueError, KeyError, LabError) as error:
             if not isinstance(error, FileNotFoundError) and str(error) != said:
                 said = str(error)
                 print(f"node list: {said}", file=sys.stderr, flush=True)
             time.sleep(_PAUSE)
             continue
-        line = json.dumps({"nodes": nodes})
-        if line != last:
-            last = line
+        line = json.dumps({"nodes": nodes, "heartbeats": heartbeats(listing)})
+        if nodes != before:
             changed = time.monotonic()
+        if line != last:
             print(line, flush=True)
+        before, last = nodes, line
         time.sleep(_PAUSE if time.monotonic() - changed < _CALM else _LONG_PAUSE)
 
 

@@ -71,6 +71,21 @@ def _join_cgroup(cgroup: str) -> None:
         Path(place, "cgroup.procs").write_text(str(os.getpid()), "ascii")
 
 
+def _settle_in_cgroup(cgroup: str) -> None:
+    """Leave the top of a version 2 tree to its branches, now that the namespace has made it the box's root.
+
+    Controllers can be handed on to children only by a group that holds no process itself, and k3s hands them on.
+    """
+    for place in cgroup.split(":"):
+        top = Path(place)
+        controllers = top / "cgroup.controllers"
+        names = controllers.read_text("ascii").split() if controllers.exists() else []
+        if names:
+            (top / "init").mkdir(exist_ok=True)
+            (top / "init/cgroup.procs").write_text(str(os.getpid()), "ascii")
+            (top / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in names), "ascii")
+
+
 def main() -> int:
     """Make one box; the exit status is that of its first process (128 + signal when it was killed)."""
     supervisor, status, go = (int(word) for word in sys.argv[1:4])
@@ -80,6 +95,8 @@ def main() -> int:
         if spec.cgroup:
             _join_cgroup(spec.cgroup)
         unshare(_NAMESPACES | (CLONE_NEWCGROUP if spec.cgroup else 0))
+        if spec.cgroup:
+            _settle_in_cgroup(spec.cgroup)
     except OSError as error:
         print(f"{spec.name}: cannot make namespaces: {error}", file=sys.stderr)
         return 1

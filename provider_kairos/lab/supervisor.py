@@ -60,7 +60,7 @@ class Supervisor:
         self.began = time.monotonic()
         self.completed: float | None = None
         self._over = trio.Event()
-        self._nodes_from: str = ""
+        self._heartbeats: dict[str, float] = {}
         store = place.disk_store if settings.k3s else place.store
         self.boxes = [
             Box(
@@ -228,9 +228,10 @@ class Supervisor:
                 async for chunk in lines:
                     *whole, buffer = (buffer + chunk).split(b"\n")
                     if whole:
-                        self.nodes = json.loads(whole[-1])["nodes"]
+                        told = json.loads(whole[-1])
+                        self.nodes, self._heartbeats = told["nodes"], told["heartbeats"]
                     for each in self.boxes:
-                        each.take_nodes(self.nodes)
+                        each.take_nodes(self.nodes, self._heartbeats)
         finally:
             follower.kill()
             follower.wait()
@@ -242,7 +243,7 @@ class Supervisor:
             await trio.sleep(_LOOK_EVERY)
             for box in self.boxes:
                 if box.seen.ready is None and self.nodes:
-                    box.take_nodes(self.nodes)
+                    box.take_nodes(self.nodes, self._heartbeats)
 
     async def _leash(self, handle: int) -> None:
         """End the lab when whoever started it goes away."""

@@ -126,8 +126,8 @@ def still_waiting(place: Place, status: dict[str, Any]) -> list[str]:
             continue
         missing = next((words for key, words in _PHASES if box["phases"][key] is None), "Ready")
         told = _from_box(place, box["name"]) if box["state"] == "running" else []
-        told = reasons(status, box | {"waiting": told or box["waiting"]})
-        why = f": {'; '.join(told)}" if told else ""
+        words = reasons(status, box | {"waiting": told or box["waiting"]})
+        why = f": {'; '.join(words)}" if words else ""
         lines.append(f"{box['name']} ({box['state']}) has not reached {missing!r}{why}")
     return lines
 

@@ -16,7 +16,7 @@ from provider_kairos.lab.cli import app
 from provider_kairos.lab.image import image_files, image_links, wrapper
 from provider_kairos.lab.logs import log_files
 from provider_kairos.lab.model import BoxSpec, LabError, LabSettings, box_number
-from provider_kairos.lab.nodes import KubeApi, summarize
+from provider_kairos.lab.nodes import KubeApi, heartbeats, summarize
 from provider_kairos.lab.ping import Statistics, checksum, echo_request, parse_reply
 from provider_kairos.lab.place import Place
 from provider_kairos.lab.report import box_table, node_table, status_document, up_document
@@ -311,6 +311,8 @@ def test_node_lists_are_read_as_kubectl_reads_them():
     assert (a["name"], a["ready"], a["roles"]) == ("a", False, "<none>")
     assert b == {"name": "b", "ready": True, "roles": "control-plane", "address": "10.1.0.2", "version": "v1"}
     assert c["ready"] is False
+    listing["items"][1]["status"]["conditions"][0]["lastHeartbeatTime"] = "1970-01-01T00:01:40Z"
+    assert heartbeats(listing) == {"a": 100.0, "b": 0.0, "c": 0.0}
     with pytest.raises(LabError, match="kubeconfig"):
         KubeApi("clusters: []")
 
