@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -289,7 +290,7 @@ def test_logs_by_unit(tmp_path):
 
 
 def test_node_lists_are_read_as_kubectl_reads_them():
-    listing = {
+    listing: dict[str, Any] = {
         "items": [
             {
                 "metadata": {"name": "b", "labels": {"node-role.kubernetes.io/control-plane": "true"}},
