@@ -34,7 +34,7 @@ class ChannelError(PeerError):
     """A connection broke, or could not be made secure."""
 
 
-class TcpChannel:
+class TcpChannel(trio.abc.AsyncResource):
     """A TCP connection. ``read`` and ``write`` are the shape that py-libp2p's handshakes expect."""
 
     def __init__(self, stream: trio.SocketStream, *, initiator: bool) -> None:
@@ -74,12 +74,12 @@ class TcpChannel:
 
     send = write
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Close the socket."""
         with suppress(OSError):
             await self._stream.aclose()
 
-    aclose = close
+    close = aclose
 
     def remote(self) -> tuple[str, int]:
         """Address and port of the peer. Raises ChannelError when the connection is already gone."""

@@ -275,10 +275,9 @@ class Dialer:
                 failures = 0
                 self._learn(connection.peer, [endpoint], permanent=True)
                 known = self.known.get(connection.peer)
-                while known is not None and known.failures < 3:  # its own task reconnects it; a new key needs us again
-                    await known.changed.wait()
+                # Its own task reconnects it. When that fails again and again, somebody else may live there now.
+                while known is not None and (self._network.preferred(known.peer) is not None or known.failures < 3):
                     with trio.move_on_after(STABLE):
-                        while self._network.preferred(connection.peer) is None:
-                            await known.changed.wait()
+                        await known.changed.wait()
             pause = min(PAUSE_FIRST * 2 ** min(failures, 10), PAUSE_MOST)
             await trio.sleep(pause * self._rng.uniform(0.75, 1.25))

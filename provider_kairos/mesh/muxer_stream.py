@@ -111,7 +111,7 @@ class Stream:
     async def read(self, limit: int = MAX_BODY) -> bytes:
         """At most ``limit`` bytes, never of two frames; empty at the end of what the peer sends.
 
-        Raises StreamEndedError after a reset and when the connection is gone.
+        Raises StreamEndedError after a reset and when the connection is gone, once what came before it is read.
         """
         while not self._queue:
             if self.ended:
@@ -126,9 +126,10 @@ class Stream:
         if len(data) > limit:
             self._queue.appendleft(data[limit:])
             data = data[:limit]
-        self.buffered -= len(data)
-        self._muxer.buffered -= len(data)
-        self._credit(len(data))
+        if not self.ended:
+            self.buffered -= len(data)
+            self._muxer.buffered -= len(data)
+            self._credit(len(data))
         return data
 
     async def write(self, data: bytes) -> None:
@@ -180,6 +181,7 @@ class Stream:
         if self.ended:
             return
         self._muxer.put(encode_header(Kind.WINDOW_UPDATE, self._take_flag() | Flag.RST, self.stream_id, 0))
+        self._drop_queue()
         self.on_end()
 
     # --- the connection's side --------------------------------------------------------------------------------------
@@ -226,7 +228,8 @@ class Stream:
         if self.ended:
             return
         self.ended = self.fin_received = self.fin_sent = True
-        self._drop_queue()
+        self._muxer.buffered -= self.buffered
+        self.buffered = 0
         self._wake_readers()
         self._wake_writers()
         self._muxer.forget(self)

@@ -76,8 +76,10 @@ async def run_handler(stream: Stream, handler: Callable[[Stream], Awaitable[None
     """Run a handler on its stream; whatever it does, the stream is over afterwards and nothing is raised."""
     try:
         await handler(stream)
-    except (StreamEndedError, PeerError) as error:
-        log.debug("peer %s: %s: %s", stream.peer, stream.protocol, error)
+    except StreamEndedError:
+        stream.reset()
+    except PeerError as error:
+        complaints.complain(stream.peer, "malformed", f"{stream.protocol}: {error}")
         stream.reset()
     except Exception:  # a handler's bug must not end the mesh
         complaints.counters["handler_crashed"] += 1

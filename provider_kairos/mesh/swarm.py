@@ -212,6 +212,9 @@ class Swarm:
             log.debug("inbound connection failed: %s", error)
             await raw.close()
             return
+        except BaseException:
+            await trio.aclose_forcefully(raw)
+            raise
         finally:
             self._upgrading[host] -= 1
             if not self._upgrading[host]:
@@ -238,8 +241,7 @@ class Swarm:
             await raw.close()
             raise DialError(f"{endpoint}: {error}") from error
         except BaseException:
-            with trio.CancelScope(shield=True):
-                await raw.close()
+            await trio.aclose_forcefully(raw)
             raise
         connection = Connection(muxer, str(endpoint), security, outbound=True)
         self._nursery.start_soon(self._hold, connection)

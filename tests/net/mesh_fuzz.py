@@ -264,7 +264,7 @@ class Attacker:
                 left -= 1
                 await clean(bend(rng, data) if left < 0 else data)
 
-            raw._stream.send_all = send_all  # type: ignore[method-assign]
+            raw._stream.send_all = send_all  # type: ignore[assignment,method-assign]
             _, channel = await self._handshakes.secure(raw, protocol, None)
             await channel.send(garbage(rng))
         finally:
