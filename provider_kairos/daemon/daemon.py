@@ -32,6 +32,7 @@ from provider_kairos.ledger.signing import Signer
 from provider_kairos.mesh.node import Mesh
 from provider_kairos.mesh.settings import MeshSettings
 from provider_kairos.mesh.views import EpochChanged, PeerConnected, PeerDisconnected, PeerSubscribed, PeerUnsubscribed
+from provider_kairos.vpn.records import LEASE_BUCKET, LeaseNote, LeaseState
 
 __all__ = ["Daemon"]
 
@@ -87,6 +88,9 @@ class Daemon:
             nursery.start_soon(self._keep, "events", self._pump_events)
             await nursery.start(self.mesh.run)
             self.phases.reach("mesh")
+            if self.vpn is None:
+                # says to our own nodes that we are none that waits for an address
+                self.ledger.announce(LEASE_BUCKET, self.mesh.peer_id, LeaseNote(LeaseState.NONE).text())
             if self.vpn is not None and self.lease is not None:
                 nursery.start_soon(self._keep, "vpn", self.vpn.run)
                 nursery.start_soon(self._keep, "lease", self.lease.run)

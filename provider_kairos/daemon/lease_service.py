@@ -35,7 +35,7 @@ from provider_kairos.vpn.lease_values import (
     TakeLead,
     WithdrawMachine,
 )
-from provider_kairos.vpn.records import DHCP_BUCKET, LEASE_BUCKET, MACHINES_BUCKET, machine_record
+from provider_kairos.vpn.records import DHCP_BUCKET, LEASE_BUCKET, MACHINES_BUCKET, machine_record, parse_machines
 
 __all__ = ["LeaseService", "RoleOnDisk"]
 
@@ -150,7 +150,7 @@ class LeaseService:
             machines=ledger.bucket(MACHINES_BUCKET) or {},
             notes=ledger.bucket(LEASE_BUCKET) or {},
             dhcp=ledger.bucket(DHCP_BUCKET) or {},
-            live=frozenset(ledger.live_peers(now)),
+            live=frozenset(ledger.live_peers(now, self._settings.offline_after)),
             connected=self._connected(),
         )
 
@@ -168,8 +168,7 @@ class LeaseService:
                 case Released(address, reason):
                     await self._released(address, reason)
                 case WithdrawMachine(address):
-                    self._ledger.retract(MACHINES_BUCKET, address)
-                    self._ledger.delete(MACHINES_BUCKET, address)
+                    self._withdraw(address)
                 case RefreshMachine(address):
                     self._ledger.delete(MACHINES_BUCKET, address)
                     self._announce(address)
@@ -197,6 +196,13 @@ class LeaseService:
             # better an address that may change at the next boot than none: said in status and in the log
             self.trouble = error if isinstance(error, HostError) else HostError(str(error))
             log.error("the lease is not saved: %s", self.trouble)  # noqa: TRY400 - the message is the whole story
+
+    def _withdraw(self, address: str) -> None:
+        self._ledger.retract(MACHINES_BUCKET, address)
+        machines = self._ledger.ledger.bucket(MACHINES_BUCKET) or {}
+        # the winner of a conflict may have written its own record there by now
+        if parse_machines(machines).get(address) == self._peer_id:
+            self._ledger.delete(MACHINES_BUCKET, address)
 
     def _announce(self, address: str) -> None:
         record = machine_record(self._peer_id, hostname(), architecture(), address, self._version)

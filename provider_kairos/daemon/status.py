@@ -19,7 +19,9 @@ from provider_kairos.daemon.ledger_service import LedgerService
 from provider_kairos.daemon.reasons import NotConfigured, StateNotSaved
 from provider_kairos.daemon.settings import DaemonSettings
 from provider_kairos.errors import Waiting
+from provider_kairos.ledger.model import ClockSkew as LedgerClockSkew
 from provider_kairos.mesh.node import Mesh
+from provider_kairos.mesh.views import ClockSkew as MeshClockSkew
 from provider_kairos.system.machine import hostname
 from provider_kairos.vpn.records import LEASE_BUCKET, MACHINES_BUCKET, parse_machines, parse_notes
 
@@ -91,7 +93,11 @@ class StatusReporter:
     def waiting(self) -> list[Waiting]:
         """Every reason, most fundamental first, each once."""
         now = self.clock.now()
-        reasons: list[Waiting] = [*self.mesh.waiting(), *self.ledger.ledger.explain(now)]
+        ledger = self.ledger.ledger.explain(now)
+        reasons: list[Waiting] = [*self.mesh.waiting(), *ledger]
+        if any(isinstance(reason, LedgerClockSkew) for reason in ledger):
+            # the ledger measures by heartbeats, which is finer than the mesh's guess by topics
+            reasons = [reason for reason in reasons if not isinstance(reason, MeshClockSkew)]
         if self.vpn is not None:
             reasons += self.vpn.waiting()
         if self.ledger.trouble is not None:

@@ -82,6 +82,7 @@ class Expiry(Enum):
 
     OWNER_NOT_LIVE = "the owner has no fresh heartbeat"
     ABSOLUTE = "its own time plus the ownership window has passed"
+    NEVER = "never: the record is its owner's for good"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,9 @@ OWNERSHIP: dict[str, Ownership] = {
     "egress": Ownership(_key, Expiry.OWNER_NOT_LIVE),
     "dns": Ownership(_first_signer, Expiry.OWNER_NOT_LIVE),
     "healthcheck": Ownership(_key, Expiry.ABSOLUTE),
+    # Ours, not EdgeVPN's (open for its nodes): who leases which virtual IP. Never taken over, because the address of a
+    # control-plane node is for life, also while it is off.
+    "kairos-p2p.lease": Ownership(_key, Expiry.NEVER),
     # everything else is open: dhcp, trustzone, trustzoneAuth, a cluster's network id, ...
 }
 
@@ -141,7 +145,7 @@ def derived_owner(bucket: str, key: str, entry: Entry) -> str:
 def is_expired(bucket: str, key: str, entry: Entry, around: Surroundings) -> bool:
     """Whether somebody else may take the stored record over. Records of open buckets never expire."""
     ownership = OWNERSHIP.get(bucket)
-    if ownership is None:
+    if ownership is None or ownership.expiry is Expiry.NEVER:
         return False
     if ownership.expiry is Expiry.ABSOLUTE:
         owner = derived_owner(bucket, key, entry)

@@ -161,4 +161,15 @@ def test_a_misspelt_mode_does_not_switch_protection_off():
 
 
 def test_owned_buckets_are_the_specifications():
-    assert set(OWNERSHIP) == {"machines", "services", "files", "users", "egress", "dns", "healthcheck"}
+    edgevpn = {"machines", "services", "files", "users", "egress", "dns", "healthcheck"}
+    assert set(OWNERSHIP) == edgevpn | {"kairos-p2p.lease"}
+
+
+def test_a_lease_note_is_its_peers_for_good():
+    stored = A.sign("kairos-p2p.lease", A.peer_id, "1", 1, 1)
+    forged = B.sign("kairos-p2p.lease", A.peer_id, "2", 9, 9)
+    buried = B.sign("kairos-p2p.lease", A.peer_id, "", 9, 9, deleted=True)
+    nobody_lives = DEAD
+    for attempt in (forged, buried):
+        judgement = judge("kairos-p2p.lease", A.peer_id, attempt, stored, nobody_lives)
+        assert judgement.outcome is Outcome.REJECT
