@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PROGRAM = str(Path(sys.executable).parent / "kairos-p2p")
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -52,11 +53,13 @@ class Lab:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def status(self) -> dict:
-        return json.loads(run(PROGRAM, "lab", "status", "--name", self.name, "--json"))
+    def status(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(run(PROGRAM, "lab", "status", "--name", self.name, "--json"))
+        return document
 
-    def boxes(self) -> list[dict]:
-        return self.status()["boxes"]
+    def boxes(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.status()["boxes"]
+        return found
 
     def exec(self, box: str, *command: str, check: bool = True, timeout: float = 300) -> str:
         return run(PROGRAM, "lab", "exec", "--name", self.name, box, "--", *command, check=check, timeout=timeout)
@@ -76,11 +79,11 @@ class Lab:
 
     def processes(self, box: str, *words: str) -> list[Process]:
         """Processes of a box whose command line has all the words."""
-        space = os.readlink(f"/proc/{self.pid_of_box(box)}/ns/pid")
+        space = Path(f"/proc/{self.pid_of_box(box)}/ns/pid").readlink()
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             try:
-                if os.readlink(path / "ns/pid") != space:
+                if (path / "ns/pid").readlink() != space:
                     continue
                 line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
             except OSError:
@@ -104,10 +107,10 @@ class Lab:
 
 
 @contextmanager
-def lab(name: str, boxes: int, config: str | None = None, *, wait: bool = True) -> Iterator[tuple[Lab, dict]]:
+def lab(name: str, boxes: int, config: str | None = None, *, wait: bool = True) -> Iterator[tuple[Lab, dict[str, Any]]]:
     """A lab for the time of the block; with ``wait`` also the document of ``lab up --json``."""
     words = [PROGRAM, "lab", "up", "--boxes", str(boxes), "--name", name, "--timeout", "120"]
-    document: dict = {}
+    document: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         if config is not None:
             path = Path(folder) / "config.yaml"

@@ -68,9 +68,13 @@ def loads(data: bytes | str) -> Any:
 
 def _parse(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, parse_int=_integer)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _integer(digits: str) -> Any:
+    return -0.0 if digits == "-0" else int(digits)  # Go's zero keeps its sign
 
 
 def _refuse_constant(name: str) -> Any:

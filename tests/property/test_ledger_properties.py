@@ -199,10 +199,11 @@ def heard(packed: list[bytes]) -> Ledger:
 
 def records(ledger: Ledger) -> Storage:
     """What is stored; a tombstone of an owned record is only kept where the record had been seen."""
-    return {
+    kept = {
         name: {key: entry for key, entry in bucket.items() if name == "kairos" or not entry.deleted}
         for name, bucket in ledger.block.storage.items()
     }
+    return {name: bucket for name, bucket in kept.items() if bucket}
 
 
 @given(writes, st.randoms(use_true_random=False), st.randoms(use_true_random=False))
