@@ -184,8 +184,8 @@ class Mesh:
             self._host.dialer.found(peer, addresses)
 
     def peerstore(self) -> list[PeerId]:
-        """Every peer that is known, connected or not."""
-        return [view.peer_id for view in self.peers()]
+        """Every peer that is known, connected or not, and ourselves, as Go lists them."""
+        return [self.peer_id, *(view.peer_id for view in self.peers())]
 
     def peers(self) -> list[PeerView]:
         """A view of every known peer."""
