@@ -106,14 +106,16 @@ class Box:
             os.close(status_w)
             os.close(go_r)
         with os.fdopen(status_r, "rb") as answers:
-            line = answers.readline()
-        if not line:
-            self.state = "dead"
-            raise LabError(f"{self.spec.name} could not be made", hint="the supervisor's log says why")
-        self.pid = int(line)
-        self.off = trio.Event()
-        net.plug_in(self.spec, self.pid)
-        os.write(self._go, b"g")
+            line = answers.readline().decode("utf-8", errors="replace").strip()
+            if not line.isdigit():
+                self.state = "dead"
+                raise LabError(f"{self.spec.name}: {line or 'its namespaces could not be made'}")
+            self.pid = int(line)
+            self.off = trio.Event()
+            net.plug_in(self.spec, self.pid)
+            os.write(self._go, b"g")
+            if reason := answers.read().decode("utf-8", errors="replace").strip():
+                raise LabError(f"{self.spec.name}: {reason}")
         log.info("%s: boot %d, pid %d", self.spec.name, self.boots, self.pid)
         self._changed()
 

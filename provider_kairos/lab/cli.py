@@ -70,7 +70,7 @@ def up(
         str, typer.Option("--agent-api", help=f"API address that the agent hands to the provider, as in {AGENT_API}.")
     ] = "",
     as_is: Annotated[
-        bool, typer.Option("--as-is", help="Do not set minimum_nodes: 1 for a single box: see what it waits for.")
+        bool, typer.Option("--as-is", help="Lay the file unchecked, and let a single box wait for a second one.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until every box is Ready.")] = True,
     as_json: JsonOption = False,

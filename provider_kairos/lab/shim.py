@@ -1,8 +1,9 @@
 """The process between the supervisor and a box: makes the namespaces, waits for the box, dies with both.
 
 Started by the supervisor with the box's :class:`BoxSpec` on stdin. Protocol over two inherited pipes:
-``status`` gets one line with the pid of the box's first process; ``go`` is read by that process, which waits
-for a byte (the cable is plugged in) before it becomes the service manager, and ends when the pipe closes.
+``status`` gets one line with the pid of the box's first process, then nothing until it closes because that process
+has become the service manager, or one line that says why it could not; ``go`` is read by that process, which waits
+for a byte (the cable is plugged in) before that step, and ends when the pipe closes.
 
 The chain of death: supervisor killed, then the kernel kills the shim (parent-death signal), then the first
 process, and with it every process of the pid namespace; links and mounts go with their namespaces.
@@ -36,11 +37,12 @@ __all__ = ["main"]
 _NAMESPACES = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID
 
 
-def _become_box(spec: BoxSpec, go: int) -> NoReturn:
+def _become_box(spec: BoxSpec, go: int, status: int) -> NoReturn:
     """The first process of the box, from its birth to the service manager's start."""
     try:
         die_with_parent(0)  # the parent lives outside this pid namespace and shows as 0
         os.setsid()
+        os.set_inheritable(status, False)  # noqa: FBT003 -- the standard library takes it by position
         set_host_name(spec.name)
         build_root(spec)
         if os.read(go, 1) != b"g":
@@ -59,7 +61,7 @@ def _become_box(spec: BoxSpec, go: int) -> NoReturn:
         }
         os.execve(INIT_PROGRAM, [INIT_PROGRAM, f"{spec.lab}/{spec.name}"], environment)  # noqa: S606 -- no shell is wanted
     except OSError as error:
-        print(f"{spec.name}: cannot boot: {error}", file=sys.stderr, flush=True)
+        os.write(status, f"cannot boot: {error}\n".encode())
     except BaseException:  # noqa: BLE001 -- a forked child must not return into its parent's code
         traceback.print_exc()
     os._exit(1)
@@ -98,12 +100,11 @@ def main() -> int:
         if spec.cgroup:
             _settle_in_cgroup(spec.cgroup)
     except OSError as error:
-        print(f"{spec.name}: cannot make namespaces: {error}", file=sys.stderr)
+        os.write(status, f"cannot make namespaces: {error}\n".encode())
         return 1
     pid = os.fork()
     if pid == 0:
-        os.close(status)
-        _become_box(spec, go)
+        _become_box(spec, go, status)
     os.close(go)
     os.write(status, f"{pid}\n".encode())
     os.close(status)

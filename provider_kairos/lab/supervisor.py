@@ -8,6 +8,7 @@ for as long as it lives. Orders are one JSON object a line: ``status``, ``kill``
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -296,9 +297,10 @@ def _become_root_of_own() -> None:
         unshare(CLONE_NEWUSER)
     except OSError as error:
         raise LabError(
-            f"the kernel gives this user no user namespace: {error.strerror}",
-            hint="run the lab as root, or allow it: sysctl -w kernel.unprivileged_userns_clone=1 "
-            "kernel.apparmor_restrict_unprivileged_userns=0 user.max_user_namespaces=10000",
+            "the kernel gives this user no user namespace: "
+            + ("user.max_user_namespaces is used up" if error.errno == errno.ENOSPC else str(error.strerror)),
+            hint="run the lab as root, or as root allow it: sysctl -w user.max_user_namespaces=10000, and where these "
+            "exist kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0",
         ) from error
     try:
         Path("/proc/self/setgroups").write_text("deny", "ascii")
@@ -309,6 +311,13 @@ def _become_root_of_own() -> None:
             f"the kernel does not let this user be root in a user namespace: {error.strerror}",
             hint="run the lab as root, or set kernel.apparmor_restrict_unprivileged_userns=0",
         ) from error
+
+
+def _first_reason(error: BaseException) -> str:
+    """The innermost first exception of a group, in words."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
 
 
 def _prepare(settings: LabSettings, place: Place) -> None:
@@ -350,8 +359,7 @@ def main() -> int:
         trio.run(Supervisor(settings, place, rootless=rootless).run, ready, leash)
     except BaseExceptionGroup as group:
         log.exception("the lab ended")
-        first = group.split(ProviderError)[0]
-        text = str(first.exceptions[0]) if first else str(group)
+        text = _first_reason(group)
         with contextlib.suppress(OSError):
             os.write(ready, json.dumps({"error": text}).encode() + b"\n")
         return 1

@@ -54,19 +54,42 @@ def _generated(*, lone: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def config_files(config: Path | None, boxes: int, *, as_is: bool = False) -> dict[str, str]:
+def _check_config(text: str, path: str, say: Callable[[str], None]) -> None:
+    """Find what is wrong with a file here and now, not in boxes that wait for ever; raises ConfigError."""
+    from provider_kairos.config.load import load  # noqa: PLC0415 -- only when there is a file
+    from provider_kairos.lab.cloudconfig import has_header  # noqa: PLC0415
+
+    if not has_header(text):
+        raise ConfigError(
+            "no #cloud-config among the first ten lines: a Kairos agent passes such a file over",
+            path=path,
+            hint="make it the first line",
+        )
+    config = load(text, path)
+    for notice in config.warnings:
+        say(str(notice))
+    if config.settings.token_text():
+        config.network_token()
+
+
+def config_files(
+    config: Path | None, boxes: int, *, as_is: bool = False, say: Callable[[str], None] = print
+) -> dict[str, str]:
     """The cloud-config files of every box: the user's or a generated one; a lone box waits for nobody else.
 
-    ``as_is`` lays the files without ``minimum_nodes``. Raises ConfigError when the file cannot be read.
+    ``as_is`` lays the file unchecked and without ``minimum_nodes``. Raises ConfigError; ``say`` gets what is odd.
     """
     lone = boxes == 1 and not as_is
     if config is None:
         return {CONFIG_PATH: _generated(lone=lone)}
     try:
-        files = {CONFIG_PATH: config.read_text("utf-8")}
+        text = config.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"cannot be read: {reason}", path=str(config)) from error
+    if not as_is:
+        _check_config(text, str(config), say)
+    files = {CONFIG_PATH: text}
     if lone:
         files[EXTRA_PATH] = "#cloud-config\n\np2p:\n  minimum_nodes: 1\n"
     return files
@@ -118,6 +141,10 @@ def _from_box(place: Place, name: str) -> list[dict[str, Any]]:
         return []
 
 
+def _fails(state: str) -> bool:
+    return state.startswith("failed") or "auto-restart" in state
+
+
 def still_waiting(place: Place, status: dict[str, Any]) -> list[str]:
     """One line per box that is not Ready: which phase has not come, and why as far as the box knows."""
     lines = []
@@ -127,6 +154,7 @@ def still_waiting(place: Place, status: dict[str, Any]) -> list[str]:
         missing = next((words for key, words in _PHASES if box["phases"][key] is None), "Ready")
         told = _from_box(place, box["name"]) if box["state"] == "running" else []
         words = reasons(status, box | {"waiting": told or box["waiting"]})
+        words += [f"{unit} {state}, see `lab logs`" for unit, state in box["services"].items() if _fails(state)]
         why = f": {'; '.join(words)}" if words else ""
         lines.append(f"{box['name']} ({box['state']}) has not reached {missing!r}{why}")
     return lines
@@ -160,7 +188,7 @@ def settings_for(
     return LabSettings(
         name=name,
         boxes=boxes,
-        files=config_files(config, boxes, as_is=as_is),
+        files=config_files(config, boxes, as_is=as_is, say=lambda text: print(text, file=sys.stderr)),
         k3s=str(Path(binary).resolve()) if binary else "",
         agent_api=agent_api,
     )

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from provider_kairos.errors import NotFoundError
+from provider_kairos.errors import HostError, NotFoundError
 from provider_kairos.lab import client
 from provider_kairos.lab.model import LabSettings
 from provider_kairos.lab.place import Place
@@ -374,8 +374,8 @@ def test_down_leaves_nothing(needs_root):
     before = traces(name)
     place = client.start(bare(name, 3))
     lab = Lab(place)
-    for name in ("box1", "box2", "box3"):
-        lab.booted(name)
+    for box in ("box1", "box2", "box3"):
+        lab.booted(box)
     assert traces(name) != before, "the test can see a lab"
     assert client.take_down(place) is True
     assert traces(name) == before
@@ -387,7 +387,7 @@ def test_a_killed_supervisor_takes_everything_with_it(needs_root):
     before = traces(name)
     place = client.start(bare(name, 2))
     lab = Lab(place)
-    inits = [lab.booted(name)["pid"] for name in ("box1", "box2")]
+    inits = [lab.booted(box)["pid"] for box in ("box1", "box2")]
     handles = [os.pidfd_open(pid) for pid in inits]
     os.kill(lab.supervisor(), signal.SIGKILL)
     for handle in handles:
@@ -451,3 +451,33 @@ finally:
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["0", "box2", "active", "/usr/local/kept", "lost", "True"]
     assert traces(name) == before
+
+
+def test_a_kernel_that_forbids_user_namespaces_is_named_with_the_remedy(needs_root):
+    program = f"""
+import os, sys
+from pathlib import Path
+from provider_kairos.lab.syscalls import CLONE_NEWUSER, unshare
+unshare(CLONE_NEWUSER)
+Path("/proc/self/setgroups").write_text("deny")
+Path("/proc/self/uid_map").write_text("1000 0 1")
+Path("/proc/self/gid_map").write_text("1000 0 1")
+Path("/proc/sys/user/max_user_namespaces").write_text("0")
+os.environ["XDG_RUNTIME_DIR"] = sys.argv[1]
+os.execv(sys.executable, [sys.executable, "-c", '''
+from provider_kairos.lab import client
+from provider_kairos.lab.model import LabSettings
+client.start(LabSettings(name="t{os.getpid()}-no", boxes=1, product=False))
+'''])
+"""
+    done = subprocess.run([sys.executable, "-c", program, "/nowhere"], capture_output=True, text=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert "the kernel gives this user no user namespace" in last
+    assert "max_user_namespaces=10000" in last
+
+
+def test_a_box_that_cannot_boot_says_why(needs_root):
+    files = {"/etc/machine-id/below-a-file": "x"}
+    with pytest.raises(HostError, match=r"box1: cannot boot: .*machine-id"):
+        client.start(bare(f"t{os.getpid()}-bad", 1, files))
+    assert not Place(f"t{os.getpid()}-bad").alive()

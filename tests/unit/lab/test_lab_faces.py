@@ -129,13 +129,29 @@ def test_a_generated_config_holds_one_token_and_a_lone_box_waits_for_nobody():
 
 def test_the_user_s_config_is_laid_as_it_is(tmp_path):
     config = tmp_path / "c.yaml"
-    config.write_text("#cloud-config\np2p: {network_token: T}\n", "utf-8")
+    config.write_text("#cloud-config\np2p: {network_id: one}\n", "utf-8")
     assert config_files(config, 3) == {up.CONFIG_PATH: config.read_text("utf-8")}
     lone = config_files(config, 1)
     assert lone[up.CONFIG_PATH] == config.read_text("utf-8")
     assert yaml.safe_load(lone[up.EXTRA_PATH]) == {"p2p": {"minimum_nodes": 1}}
     with pytest.raises(ConfigError, match="cannot be read"):
         config_files(tmp_path / "none", 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("p2p: {network_id: one}\n", "no #cloud-config"),
+        ("#cloud-config\np2p: [\n", r"c\.yaml:\d+:\d+"),
+        ("#cloud-config\np2p:\n  network_token: T\n", r"c\.yaml:3:\d+: network token"),
+    ],
+)
+def test_a_broken_config_is_refused_before_a_box_boots(tmp_path, text, message):
+    config = tmp_path / "c.yaml"
+    config.write_text(text, "utf-8")
+    with pytest.raises(ConfigError, match=message):
+        config_files(config, 3)
+    assert config_files(config, 3, as_is=True) == {up.CONFIG_PATH: text}
 
 
 def test_k3s_comes_from_the_option_then_the_environment(monkeypatch, tmp_path):
