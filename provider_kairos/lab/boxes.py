@@ -112,10 +112,16 @@ class Box:
                 raise LabError(f"{self.spec.name}: {line or 'its namespaces could not be made'}")
             self.pid = int(line)
             self.off = trio.Event()
-            net.plug_in(self.spec, self.pid)
-            os.write(self._go, b"g")
-            if reason := answers.read().decode("utf-8", errors="replace").strip():
-                raise LabError(f"{self.spec.name}: {reason}")
+            trouble: Exception | None = None
+            try:
+                net.plug_in(self.spec, self.pid)
+                os.write(self._go, b"g")
+            except (OSError, LabError) as error:  # perhaps only because the box is dead already: it says why
+                trouble = error
+                self._signal(signal.SIGKILL)
+            reason = answers.read().decode("utf-8", errors="replace").strip()
+            if reason or trouble:
+                raise LabError(f"{self.spec.name}: {reason or trouble}")
         log.info("%s: boot %d, pid %d", self.spec.name, self.boots, self.pid)
         self._changed()
 
