@@ -121,16 +121,17 @@ def start(settings: LabSettings, leash: Leash | None = None) -> Place:
         process.stdin.write(settings.to_json().encode())
         process.stdin.close()
     # Nobody waits for a detached supervisor; a thread does, so that its end leaves no zombie while we live.
-    threading.Thread(target=process.wait, daemon=True).start()
+    waiter = threading.Thread(target=process.wait, daemon=True)
+    waiter.start()
     answer = _read_ready(ready_r)
     if answer is None:
         process.kill()
         raise TimeoutHostError("the lab's boxes did not start", hint=f"see {place.log}")
-    if "error" in answer or not answer:
-        if answer.get("error"):
+    if "error" in answer:
+        waiter.join(30)  # it is cleaning up
+        if answer["error"]:
             raise LabError(str(answer["error"]))
-        if "error" in answer:
-            raise LabError("the supervisor ended at once", hint=f"see {place.log}")
+        raise LabError("the supervisor ended at once", hint=f"see {place.log}")
     return place
 
 
