@@ -92,6 +92,7 @@ class GossipRouter:
         self._verify = verify
         self._peers: dict[PeerId, _Peer] = {}
         self._subscriptions: dict[PeerId, set[str]] = {}
+        self._early_grafts: dict[PeerId, set[str]] = {}
         self._backoff: dict[tuple[str, PeerId], float] = {}
         self._seen: OrderedDict[bytes, tuple[float, PeerId, int]] = OrderedDict()
         self._floors: OrderedDict[PeerId, int] = OrderedDict()
@@ -116,8 +117,10 @@ class GossipRouter:
 
     def add_peer(self, peer: PeerId, version: tuple[int, int], now: float, *, outbound: bool) -> list[Effect]:
         """An outbound stream to ``peer`` is open and :meth:`hello` queued on it."""
-        self._peers[peer] = _Peer(version, outbound)
+        self._peers[peer] = state = _Peer(version, outbound)
         effects: list[Effect] = []
+        for topic in self._early_grafts.pop(peer, ()):
+            effects += self._grafted(peer, state, topic, now)
         for topic in self.topics & self.topics_of(peer):
             effects += self._reached(peer, topic, now)
         return effects
@@ -131,6 +134,7 @@ class GossipRouter:
     def forget_subscriptions(self, peer: PeerId) -> None:
         """The newest inbound stream of ``peer`` ended, or a newer one starts."""
         self._subscriptions.pop(peer, None)
+        self._early_grafts.pop(peer, None)
         for members in self.mesh.values():
             members.discard(peer)
 
@@ -181,6 +185,9 @@ class GossipRouter:
             effects += self._message(peer, message, now)
         state = self._peers.get(peer)
         if state is None:
+            # It was quicker than our own stream to it: a graft is for later, the rest needs an answer and is lost.
+            early = {topic for topic in rpc.graft if topic in self.topics}
+            self._early_grafts[peer] = self._early_grafts.get(peer, set()) | early
             return effects
         for topic in rpc.graft:
             effects += self._grafted(peer, state, topic, now)

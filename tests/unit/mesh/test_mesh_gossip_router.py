@@ -156,6 +156,17 @@ def test_a_graft_during_the_pause_is_answered_with_a_prune():
     assert gossip.handle(A, Rpc(graft=("unknown",)), 100) == []
 
 
+def test_a_graft_that_comes_before_our_own_stream_is_remembered():
+    others = [PeerId(f"p{n}") for n in range(8)]
+    gossip = router(*others)
+    for other in others:
+        gossip.handle(other, subscribe("t"), 0)
+    assert len(gossip.mesh["t"]) == 6  # full: A would not be grafted for its own sake
+    gossip.handle(A, replace(subscribe("t"), graft=("t", "unknown")), 0)
+    gossip.add_peer(A, (1, 1), 1, outbound=True)
+    assert A in gossip.mesh["t"]
+
+
 def test_meshes_keep_their_size_and_drop_members_that_left():
     peers = [PeerId(f"p{n:02}") for n in range(30)]
     gossip = router(*peers)
