@@ -152,10 +152,9 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
 ) -> None:
     """Print what a box's services said."""
-    from provider_kairos.lab.logs import show_logs  # noqa: PLC0415 -- only this verb reads logs
+    from provider_kairos.lab.logs import show_box_logs  # noqa: PLC0415 -- only this verb reads logs
 
-    found = _running(Place(name), box)
-    raise typer.Exit(show_logs(found["pid"], unit, lines=lines, follow=follow))
+    show_box_logs(_running(Place(name), box)["pid"], unit, lines=lines, follow=follow)
 
 
 @app.command()
@@ -174,9 +173,10 @@ def reboot(
 ) -> None:
     """Boot a box again, one without power too; its persistent paths stay, the rest is lost."""
     place = Place(name)
-    print(f"{client.order(place, 'reboot', box=box)['name']} boots")
+    booted = client.order(place, "reboot", box=box)["name"]
+    print(f"{booted} boots")
     if wait:
-        _print_lines(report.box_table(wait_until_ready(place, timeout, Progress(_say))))
+        _print_lines(report.box_table(wait_until_ready(place, timeout, Progress(_say, only=booted))))
 
 
 @app.command()

@@ -125,6 +125,7 @@ def image_files(spec: BoxSpec) -> list[ImageFile]:
     files = [
         ImageFile(INIT_PROGRAM, wrapper(f"{lab}.init"), 0o755),
         ImageFile("/usr/bin/systemctl", wrapper(f"{lab}.systemctl"), 0o755),
+        ImageFile("/usr/bin/journalctl", wrapper(f"{lab}.logs"), 0o755),
         ImageFile("/etc/machine-id", f"{spec.machine_id}\n", 0o444),
         ImageFile("/var/lib/dbus/machine-id", f"{spec.machine_id}\n", 0o444),
         ImageFile("/etc/hostname", f"{host}\n"),

@@ -105,16 +105,19 @@ def reasons(status: dict[str, Any], box: dict[str, Any]) -> list[str]:
 
 
 class Progress:
-    """Prints every phase of every box once, as it comes."""
+    """Prints every phase of every box once, as it comes; ``only`` names the one box that is of interest."""
 
-    def __init__(self, write: Callable[[str], None]) -> None:
+    def __init__(self, write: Callable[[str], None], only: str = "") -> None:
         self._write = write
+        self._only = only
         self._said: set[tuple[str, str]] = set()
         self._reasons: dict[str, str] = {}
 
     def show(self, status: dict[str, Any]) -> None:
         """Say what is new in a supervisor's status."""
         for box in status["boxes"]:
+            if self._only not in {"", box["name"]}:
+                continue
             for key, words in _PHASES:
                 seconds = box["phases"][key]
                 if seconds is None or (box["name"], key) in self._said:

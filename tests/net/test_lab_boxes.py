@@ -194,6 +194,13 @@ def test_services_start_restart_stop_and_log(one):
     assert one.code(f"test -e {WANTED}") != 0
 
 
+def test_journalctl_shows_the_files(one):
+    one.put("/etc/systemd/system/talk.service", "[Service]\nType=oneshot\nExecStart=/bin/echo a b\n")
+    one.sh("systemctl start talk")
+    assert one.sh("journalctl -u talk --no-pager") == "a b\n"
+    assert one.sh("journalctl -fu nobody -n 3") == "-- No entries --\n"
+
+
 def test_a_stop_ends_every_process_of_the_service(one):
     one.put(
         "/etc/systemd/system/family.service",
