@@ -41,7 +41,18 @@ LAYERS = {
 }
 
 # Layer 0 to 2 are sans-IO: none of these may appear in them.
-IO_MODULES = {"trio", "socket", "asyncio", "threading", "subprocess", "logging", "sqlite3", "pyroute2", "httpx", "select"}
+IO_MODULES = {
+    "trio",
+    "socket",
+    "asyncio",
+    "threading",
+    "subprocess",
+    "logging",
+    "sqlite3",
+    "pyroute2",
+    "httpx",
+    "select",
+}
 CLOCK_CALLS = {("time", "time"), ("time", "monotonic"), ("time", "time_ns"), ("time", "sleep")}
 
 
@@ -114,7 +125,11 @@ def test_low_layers_are_sans_io(module):
     used = {name.split(".")[0] for name in imports(MODULES[module])}
     if module != "clock":
         for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and isinstance(node.func.value, ast.Name)
+            ):
                 assert (node.func.value.id, node.func.attr) not in CLOCK_CALLS, f"{module} reads a clock"
     assert not used & IO_MODULES, f"{module} does IO: {used & IO_MODULES}"
 
