@@ -139,7 +139,7 @@ class Host:
             self._nursery = nursery
             await nursery.start(self.swarm.serve, list(listen))
             await nursery.start(self.gossip.run)
-            self.room.tick(self._clock.now())
+            self._follow_epoch()
             nursery.start_soon(self._rotate)
             nursery.start_soon(self._restarting, "dialer", self.dialer.run)
             nursery.start_soon(self._push_changes)
@@ -303,12 +303,15 @@ class Host:
 
     async def _rotate(self) -> None:
         while True:
-            epoch = self.room.tick(self._clock.now())
-            if epoch is not None:
-                log.info("ledger room of epoch %d", epoch.counter)
-                self._sink.tell(EpochChanged(epoch.counter))
-                self._subscribed(self.peer_id)
             await trio.sleep(self.room.wait(self._clock.now()))
+            self._follow_epoch()
+
+    def _follow_epoch(self) -> None:
+        epoch = self.room.tick(self._clock.now())
+        if epoch is not None:
+            log.info("ledger room of epoch %d", epoch.counter)
+            self._sink.tell(EpochChanged(epoch.counter))
+            self._subscribed(self.peer_id)
 
     # --- discovery --------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provider_kairos.clock import Clock
-from provider_kairos.errors import HostError, LocalError, UnreachableError, Waiting
+from provider_kairos.errors import HostError, UnreachableError, Waiting
 from provider_kairos.ids import PeerId, peer_id_of_public_key
 from provider_kairos.mesh.addresses import Networks, parse_listen
 from provider_kairos.mesh.complaints import Complaints
@@ -75,17 +75,17 @@ class Mesh:
         started = False
         while True:
             began = trio.current_time()
+            host = Host(
+                self.settings,
+                self._clock,
+                self._rng,
+                sink=self,
+                complaints=self._complaints,
+                handlers=self._handlers,
+                packet_handlers=self._packet_handlers,
+            )
             try:
                 async with trio.open_nursery() as nursery:
-                    host = Host(
-                        self.settings,
-                        self._clock,
-                        self._rng,
-                        sink=self,
-                        complaints=self._complaints,
-                        handlers=self._handlers,
-                        packet_handlers=self._packet_handlers,
-                    )
                     await nursery.start(host.run, self._bound or host.listen())
                     self._bound = host.swarm.bound
                     self._host = host
@@ -94,16 +94,16 @@ class Mesh:
                     if not started:
                         started = True
                         task_status.started()
-            except LocalError:
-                raise
-            except HostError as error:
-                self._reason = str(error)
-                log.error("mesh host: %s", error)  # noqa: TRY400 - the message is the whole story
-                self._bound = []
             except Exception as error:  # whatever broke: a new host is the cure that we have
-                self._reason = _innermost(error)
+                cause = _innermost(error)
                 self._complaints.counters["host_restarts"] += 1
-                log.exception("mesh host broke, it is started again in %.1f s", pause)
+                if isinstance(cause, HostError):
+                    self._reason = str(cause)
+                    self._bound = []
+                    log.error("mesh host: %s", cause)  # noqa: TRY400 - the message is the whole story
+                else:
+                    self._reason = f"{type(cause).__name__}: {str(cause)[:120]}"
+                    log.exception("mesh host broke, it is started again in %.1f s", pause)
             finally:
                 if self._host is not None:
                     self._past += self._host_counters(self._host)
@@ -267,7 +267,7 @@ class Mesh:
         self.traffic.ended(count)
 
 
-def _innermost(error: BaseException) -> str:
+def _innermost(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return f"{type(error).__name__}: {str(error)[:120]}"
+    return error

@@ -54,6 +54,7 @@ class Room:
         self._topics = topics
         self._joined: dict[str, Epoch] = {}
         self._current: Epoch | None = None
+        self._told: int | None = None
         self._strange: dict[int, dict[str, int]] = {}
 
     @property
@@ -64,7 +65,14 @@ class Room:
         return self._current
 
     def tick(self, now: Now) -> Epoch | None:
-        """Join and leave what the clock asks for; returns the new epoch when it changed."""
+        """Join and leave what the clock asks for; returns the new epoch, once, when it changed."""
+        self._follow(now)
+        if self._told == self.current.counter:
+            return None
+        self._told = self.current.counter
+        return self.current
+
+    def _follow(self, now: Now) -> None:
         unix = now.unix_float
         current = epoch_at(self._token, unix)
         period = max(current.ends - current.starts, 1)
@@ -79,9 +87,7 @@ class Room:
             if topic not in wanted:
                 self._topics.leave(topic)
         self._joined = wanted
-        changed = self._current is None or self._current.counter != current.counter
         self._current = current
-        return current if changed else None
 
     def wait(self, now: Now) -> float:
         """Seconds until :meth:`tick` has something to do; at most 60, because clocks are set."""
@@ -98,7 +104,7 @@ class Room:
 
     def publish(self, data: bytes, now: Now) -> int:
         """Seal and send with the current key on the current topic; returns how many peers it goes to."""
-        self.tick(now)
+        self._follow(now)
         epoch = self.current
         count = self._topics.publish(epoch.topic, envelope.encode(envelope.Envelope(seal.seal(epoch.seal_key, data))))
         if not count:

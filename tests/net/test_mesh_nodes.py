@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import socket
 import sys
 from collections import defaultdict
 from contextlib import asynccontextmanager
@@ -443,5 +444,33 @@ def test_the_vpn_is_neither_listened_to_nor_advertised():
             await nursery.start(other.run)
             await blocked.until(lambda: blocked.mesh.counters.get("inbound_refused"))
             assert not any(view.connected for view in other.mesh.peers())
+
+    trio.run(main)
+
+
+def test_a_taken_port_is_named_and_waited_for():
+    async def main():
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            mesh = Mesh(
+                MeshSettings(seed=b"x" * 32, token=generate(), listen=(f"/ip4/127.0.0.1/tcp/{port}",), mdns=False),
+                SystemClock(),
+                random.Random(1),
+            )
+            async with trio.open_nursery() as nursery:
+                await nursery.start(mesh.run)
+                (reason,) = mesh.waiting()
+                assert isinstance(reason, HostDown)
+                assert f"port {port}: Address already in use" in reason.text()
+                assert "choose another listen address" in reason.text()
+                await mesh.publish(b"nobody hears this")
+                taken.close()
+                with trio.fail_after(PATIENCE):
+                    while not mesh.ready:  # noqa: ASYNC110 - the mesh tells nobody but those who look
+                        await trio.sleep(0.05)
+                assert mesh.addresses() == [f"/ip4/127.0.0.1/tcp/{port}"]
+                nursery.cancel_scope.cancel()
 
     trio.run(main)

@@ -94,6 +94,7 @@ def test_publishing_uses_the_current_key_on_the_current_topic_only(token):
         assert topic == epoch.topic
         assert seal.unseal(epoch.seal_key, envelope.decode(data).message) == b"hello"
         clock.advance(1)
+    assert room.tick(clock.now()) == epoch_at(token, clock.now().unix)  # publishing took the step, nobody was told yet
 
 
 def test_nobody_there_is_counted(token):
