@@ -146,7 +146,7 @@ class Muxer:
         self._queued += len(data)
         self._out_ready.set()
         if self._queued > MAX_QUEUED:
-            self._fail("peer does not read what it makes us answer")
+            self._stop("peer does not read what it makes us answer")
 
     async def drained(self) -> None:
         """Wait until the queue is short again, or the connection over."""
@@ -335,9 +335,6 @@ class Muxer:
             stream.handler(self.peer, rest)
 
     # --- ends -------------------------------------------------------------------------------------------------------
-
-    def _fail(self, reason: str) -> None:
-        self._stop(reason)
 
     def _stop(self, reason: str, grace: float = 0.0) -> None:
         """End :meth:`run`, at once or when ``grace`` seconds are over."""

@@ -315,14 +315,6 @@ class Swarm:
                     if connection is not best and old and connection.muxer.idle:
                         connection.muxer.close()
 
-    async def close(self) -> None:
-        """Say goodbye to everybody; used when we stop on purpose."""
-        for connection in self._all():
-            connection.muxer.close()
-        with trio.move_on_after(1):
-            for connection in self._all():
-                await connection.muxer.ended.wait()
-
     def _all(self) -> list[Connection]:
         return [connection for entries in self._connections.values() for connection in entries]
 
