@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -41,6 +41,9 @@ from provider_kairos.mesh.views import (
     PeerSubscribed,
     PeerUnsubscribed,
 )
+
+if TYPE_CHECKING:
+    from provider_kairos.mesh.mdns import Mdns
 
 __all__ = ["Host", "Sink"]
 
@@ -128,6 +131,7 @@ class Host:
             bootstrap=settings.bootstrap_peers,
             own_endpoints=self.addresses,
         )
+        self._discovery: Mdns | None = None
         self._on_topic: set[PeerId] = set()
         self._addresses: tuple[float, list[str]] = (float("-inf"), [])
         self._changed_protocols = trio.Event()
@@ -177,6 +181,11 @@ class Host:
         if self.swarm.preferred(peer) is None:
             raise UnreachableError(f"peer {peer} is not connected")
         return MeshStream(await self.swarm.open_stream(peer, (protocol,)))
+
+    def discovery_problem(self) -> str:
+        """Why mDNS does not work; empty when it does, or is switched off."""
+        problem = self._discovery.problem if self._discovery is not None else None
+        return str(problem) if problem is not None else ""
 
     def protocols_changed(self) -> None:
         """Handlers were added or removed: tell connected peers."""
@@ -281,6 +290,8 @@ class Host:
         if not self.swarm.connections(peer):
             log.info("peer %s disconnected: %s", peer, connection.muxer.error or "shutting down")
             self.identities.pop(peer, None)
+            if self._discovery is not None:
+                self._discovery.ask_again()  # it may be back under another address already
             self._sink.tell(PeerDisconnected(peer))
 
     # --- the room ---------------------------------------------------------------------------------------------------
@@ -319,7 +330,8 @@ class Host:
         from provider_kairos.mesh.mdns import Mdns, MdnsSettings  # noqa: PLC0415 - dnspython only where mDNS is on
 
         settings = MdnsSettings(self._settings.token.mdns, self.peer_id, self._settings.blocked_networks)
-        await Mdns(settings, self.addresses, self.dialer.found).run()
+        self._discovery = Mdns(settings, self.addresses, self.dialer.found)
+        await self._discovery.run()
 
     async def _restarting(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Keep a discovery running: its failure is a line in the log, never more."""

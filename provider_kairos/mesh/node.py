@@ -23,7 +23,7 @@ from provider_kairos.mesh.muxer_stream import PacketHandler
 from provider_kairos.mesh.settings import MeshSettings
 from provider_kairos.mesh.streams import MeshStream, StreamHandler, guarded_packet_handler
 from provider_kairos.mesh.traffic import Count, TrafficMeter
-from provider_kairos.mesh.views import HostDown, MeshEvent, Message, NobodyOnTopic, NoPeers, PeerView
+from provider_kairos.mesh.views import DiscoveryDown, HostDown, MeshEvent, Message, NobodyOnTopic, NoPeers, PeerView
 from provider_kairos.mesh.wire import OversizedError
 
 __all__ = ["Mesh"]
@@ -229,10 +229,12 @@ class Mesh:
         host = self._host
         if host is None:
             return [HostDown(self._reason)]
+        reasons: list[Waiting] = []
+        if problem := host.discovery_problem():
+            reasons.append(DiscoveryDown(problem))
         connected = host.swarm.peers()
         if not connected:
-            return [NoPeers(len(host.dialer.known))]
-        reasons: list[Waiting] = []
+            return [NoPeers(len(host.dialer.known)), *reasons]
         router = host.gossip.router
         reasons += host.room.skews((peer, frozenset(router.topics_of(peer))) for peer in connected)
         if not host.on_chain():

@@ -13,6 +13,7 @@ from provider_kairos.ids import PeerId
 
 __all__ = [
     "ClockSkew",
+    "DiscoveryDown",
     "EpochChanged",
     "HostDown",
     "MeshEvent",
@@ -116,6 +117,18 @@ class NoPeers(Waiting):
         if self.known:
             return f"no peer is connected; {self.known} known, dialling goes on"
         return "no other node has been found yet"
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryDown(Waiting):
+    """mDNS cannot work at the moment; other ways of being found go on."""
+
+    code: ClassVar[str] = "mesh-discovery-down"
+    reason: str
+
+    def text(self) -> str:
+        """One sentence."""
+        return f"no discovery on the local network: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
