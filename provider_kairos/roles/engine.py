@@ -23,6 +23,7 @@ from provider_kairos.errors import Waiting
 from provider_kairos.ids import NodeUuid
 from provider_kairos.roles import reasons
 from provider_kairos.roles.assignment import assign
+from provider_kairos.roles.clocks import Clocks
 from provider_kairos.roles.effects import Configure, Effect, PutKey, Step
 from provider_kairos.roles.founding import Decision, Founding, LeaderFounding, first_master
 from provider_kairos.roles.leader import Leadership, Leading
@@ -101,6 +102,7 @@ class RolesEngine:
             minimum_nodes=settings.minimum_nodes,
             settle=settings.settle,
         )
+        self.clocks = Clocks(settings.uuid)
         self._pending: dict[str, _Pending] = {}
         self._advertised: float | None = None
 
@@ -132,7 +134,7 @@ class RolesEngine:
             configure, why = self._configuration(view, local, role, leading, decision)
             if configure is not None and configure.role.first and not configure.generation:
                 configure = replace(configure, generation=self._generation(now))
-            waiting = why + waiting
+            waiting = [*why, *waiting, *self.clocks.differ(view, now)]
             if configure is not None and not local.busy:
                 effects.append(configure)
 
@@ -235,7 +237,7 @@ class RolesEngine:
         if role is Role.NONE:
             return None, [reasons.RoleNone()]
         if role.first:
-            if held is None and self.settings.fixed_role is None and not decision.certain:
+            if held is None and not decision.certain:
                 return None, list(decision.waiting)
             if not local.ip or not local.master_ip:
                 return None, [reasons.NoVirtualIp()]

@@ -7,7 +7,9 @@ the way the original does, by the leader's choice, made safe as far as a leader'
 * what a node holds on disk wins over every word in the ledger, and is known to all through its ``-meta`` record;
 * while any node holds a role for this network id, no second first master is made;
 * the chosen node starts only after the choice has stood undisputed for a moment; of two choices the same one gives way
-  on every node.
+  on every node;
+* ``p2p.role: master`` is an operator's word: it needs no leader and no other nodes, and founds again where the old
+  first master is gone; but beside a first master that is there it would be a second cluster, and waits.
 
 Condition: nodes that are up see one another within the settle times. Islands of ``minimum_nodes`` nodes each that meet
 only later may each have founded; that is for a quorum to prevent, which then takes this place.
@@ -26,7 +28,15 @@ from provider_kairos.ledger.leader import fnv1a32
 from provider_kairos.roles.effects import PutKey
 from provider_kairos.roles.leader import Leading
 from provider_kairos.roles.model import LocalTruth, Node, Role, View, role_key
-from provider_kairos.roles.reasons import AnotherFirstMaster, ClusterExists, ConfirmingFounding, MoreNodes, NoCandidate
+from provider_kairos.roles.reasons import (
+    AnotherFirstMaster,
+    ClusterExists,
+    ConfirmingFounding,
+    ForcedBesideFirst,
+    MoreNodes,
+    NoCandidate,
+    NoVirtualIp,
+)
 
 __all__ = ["Decision", "Founding", "LeaderFounding", "first_master", "holder_of"]
 
@@ -63,10 +73,11 @@ def _started_by_go(node: Node, view: View) -> bool:
 def first_master(view: View, now: Now) -> NodeUuid | None:
     """The one first master among all that are named; the same on every node with the same view.
 
-    A node that holds the role on disk comes first (the earliest generation of them), then a Go node, then the
-    undecided one with the highest hash. Nodes that were named, hold nothing and went away no longer count.
+    A node that holds the role on disk comes first (the earliest generation of them), then a Go node, then one that
+    its own configuration forces, then the undecided one with the highest hash. Nodes that were named, hold nothing
+    and went away no longer count.
     """
-    best: tuple[int, str, int, str] | None = None
+    best: tuple[int, bool, str, int, str] | None = None
     for node in view.nodes.values():
         if node.role is None or not node.role.first:
             continue
@@ -79,10 +90,11 @@ def first_master(view: View, now: Now) -> NodeUuid | None:
         else:
             rank = 1 if not node.ours else 2
         generation = node.meta.generation if rank == 0 and node.meta else ""
-        key = (rank, generation, -fnv1a32(node.uuid.encode("utf-8")), node.uuid)
+        forced = rank > 0 and node.meta is not None and node.meta.forced
+        key = (rank, not forced, generation, -fnv1a32(node.uuid.encode("utf-8")), node.uuid)
         if best is None or key < best:
             best = key
-    return NodeUuid(best[3]) if best else None
+    return NodeUuid(best[4]) if best else None
 
 
 def holder_of(view: View, me: NodeUuid) -> NodeUuid | None:
@@ -119,6 +131,8 @@ class LeaderFounding:
             mine = local.held.role.first
             return Decision(first=first_master(view, now) or (self.uuid if mine else None), refused=True)
         first = first_master(view, now)
+        if self.forced is not None and self.forced.first:
+            return self._forced(view, local, first, now)
         named = view.nodes.get(self.uuid)
         named_role = named.ledger_role if named else None
         if first == self.uuid:
@@ -132,6 +146,17 @@ class LeaderFounding:
         if not leading.mine:
             return Decision()
         return self._choose(view, now)
+
+    def _forced(self, view: View, local: LocalTruth, first: NodeUuid | None, now: Now) -> Decision:
+        """The operator's word: certain when no other first master showed up for ``settle`` seconds."""
+        if first is not None and first != self.uuid and view.nodes[first].advertises(now):
+            self._ground = None
+            return Decision(first=first, waiting=(ForcedBesideFirst(first),))
+        if not local.ip:
+            # Without an address the daemon has hardly met anybody: a silence that says nothing.
+            self._ground = None
+            return Decision(first=self.uuid, waiting=(NoVirtualIp(),))
+        return self._stands(("forced",), now)
 
     def _choose(self, view: View, now: Now) -> Decision:
         """The leader's part: one of the nodes without a role, never itself when its own role is fixed."""
@@ -155,7 +180,10 @@ class LeaderFounding:
             self._ground = None
             return Decision(first=self.uuid, waiting=(MoreNodes(len(nodes), self.minimum_nodes),))
         named = frozenset(n.uuid for n in view.nodes.values() if n.role is not None and n.role.first)
-        ground = (view.leader, named)
+        return self._stands((view.leader, named), now)
+
+    def _stands(self, ground: tuple[object, ...], now: Now) -> Decision:
+        """Certain once the grounds were the same for ``settle`` seconds."""
         if ground != self._ground:
             self._ground, self._since = ground, now.mono
         ready = self._since + self.settle

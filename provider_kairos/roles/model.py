@@ -206,8 +206,12 @@ class Node:
         return self.meta is not None
 
     def advertises(self, now: Now) -> bool:
-        """Heard of within the window. A clock ahead of ours counts as present, as in Go."""
-        return self.advertised is not None and self.advertised + WINDOW * NANO > now.unix_ns
+        """Heard of within the window, to both sides.
+
+        Go takes any time in the future for present. But a node whose clock is that far ahead sees nobody itself: it
+        would be waited for as leader and never lead.
+        """
+        return self.advertised is not None and abs(self.advertised - now.unix_ns) < WINDOW * NANO
 
 
 @dataclass(frozen=True, slots=True)

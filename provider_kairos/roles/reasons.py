@@ -9,9 +9,11 @@ from provider_kairos.errors import Waiting
 
 __all__ = [
     "AnotherFirstMaster",
+    "ClocksDiffer",
     "ClusterExists",
     "ConfirmingFounding",
     "ConfirmingLeadership",
+    "ForcedBesideFirst",
     "HaIncomplete",
     "LeaderHasNotClaimed",
     "MoreNodes",
@@ -121,6 +123,38 @@ class AnotherFirstMaster(Waiting):
     def text(self) -> str:
         """One sentence for people."""
         return f"{self.first} is first master; this node waits for another role"
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedBesideFirst(Waiting):
+    """``p2p.role: master`` where another first master is: that would be a second cluster."""
+
+    code: ClassVar[str] = "forced-beside-first"
+    first: str
+
+    def text(self) -> str:
+        """One sentence for people."""
+        return (
+            f"{self.first} is first master of this network id and p2p.role: master here would found a second cluster; "
+            "take p2p.role out on one of the two, or give this node another p2p.network_id"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ClocksDiffer(Waiting):
+    """Another node's clock is far from this one's; ``minutes`` are positive when it is ahead."""
+
+    code: ClassVar[str] = "clocks-differ"
+    other: str
+    minutes: int
+
+    def text(self) -> str:
+        """One sentence for people."""
+        side = "ahead of" if self.minutes > 0 else "behind"
+        return (
+            f"the clock of {self.other} is {abs(self.minutes)} minutes {side} this machine's; nodes whose clocks differ "
+            "by 15 minutes do not see each other: set the clock of one of the two"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import base64
 import random
 
 from provider_kairos.clock import ManualClock
+from provider_kairos.ledger.leader import fnv1a32
 from provider_kairos.roles.effects import Configure, PutKey
 from provider_kairos.roles.engine import RolesEngine, RoleSettings
 from provider_kairos.roles.model import Held, LocalTruth, Meta, Role, advertisement, format_time, view_of
@@ -215,9 +216,75 @@ def test_an_additional_master_publishes_only_where_nobody_does():
 
 def test_a_forced_master_needs_nobody_and_is_clusterinit_with_ha():
     node = Node(forced=Role.MASTER, ha=True)
-    result = node.step()
+    assert configure(node.step()) == []
     assert node.values["me-role"] == "master/clusterinit"
-    assert configure(result)[0].role is Role.CLUSTER_INIT
+    assert configure(node.step(1.1))[0].role is Role.CLUSTER_INIT
+
+
+def test_a_forced_master_founds_no_second_cluster_beside_a_first_master():
+    node = Node(forced=Role.MASTER)
+    node.others("a")
+    node.values |= {"a-role": "master", "a-meta": Meta(held=Role.MASTER, deployed=True, generation="1").value()}
+    for _ in range(30):
+        result = node.step(1)
+        assert configure(result) == []
+        assert codes(result) == ["forced-beside-first"]
+    assert "a is first master" in result.waiting[0].text()
+
+
+def test_a_forced_master_founds_again_where_the_old_first_master_is_gone():
+    node = Node(forced=Role.MASTER)
+    node.others("a")
+    node.values |= {"a-role": "master", "a-meta": Meta(held=Role.MASTER, deployed=True, generation="1").value()}
+    node.step()
+    assert configure(node.step(16 * 60)) == []  # it looks around for a moment first
+    assert configure(node.step(1.1))[0].role is Role.MASTER
+
+
+def test_of_two_forced_masters_that_start_together_one_founds():
+    here, there = Node("a", forced=Role.MASTER), Node("b", forced=Role.MASTER)
+    there.values = here.values
+    founded = []
+    for _ in range(40):
+        founded += [n.engine.settings.uuid for n in (here, there) if configure(n.step(0.1))]
+    assert len(set(founded)) == 1
+
+
+def test_a_forced_master_waits_for_its_address_before_it_trusts_the_silence():
+    node = Node(forced=Role.MASTER)
+    node.truth = LocalTruth()
+    node.step()
+    assert codes(node.step(5)) == ["no-virtual-ip"]
+    node.truth = LocalTruth(ip="10.1.0.7", master_ip="10.1.0.7")
+    assert codes(node.step()) == ["confirming-founding"]
+    assert configure(node.step(1.1))
+
+
+def test_a_node_whose_clock_is_an_hour_ahead_is_not_waited_for_as_leader():
+    # The hash of the node with the wrong clock is the highest of the three.
+    wrong = max(("a", "b", "c"), key=lambda uuid: fnv1a32(uuid.encode()))
+    right = [Node(uuid) for uuid in ("a", "b", "c") if uuid != wrong]
+    values = right[0].values
+    right[1].values = values
+    values[f"{wrong}-uuid"] = advertisement(right[0].clock.now().plus(3600))
+    founded = []
+    for _ in range(80):
+        founded += [n.engine.settings.uuid for n in right if configure(n.step(0.1))]
+    assert len(set(founded)) == 1
+
+
+def test_clocks_that_differ_are_a_reason_on_both_sides():
+    behind, ahead = Node("a"), Node("b")
+    behind.values["b-uuid"] = advertisement(behind.clock.now().plus(1200))
+    assert "clocks-differ" in codes(behind.step())
+    assert "20 minutes ahead of" in behind.step().waiting[-1].text()
+    ahead.values["a-uuid"] = advertisement(ahead.clock.now().plus(-1200))
+    assert "clocks-differ" not in codes(ahead.step())  # a node that is gone looks the same
+    ahead.clock.advance(60)
+    ahead.values["a-uuid"] = advertisement(ahead.clock.now().plus(-1200))
+    assert "20 minutes behind" in ahead.step().waiting[-1].text()
+    behind.truth = LocalTruth(held=Held(Role.WORKER, "kairos", "g"), deployed=True, ip="10.1.0.7")
+    assert codes(behind.step()) == []
 
 
 def test_a_forced_worker_waits_for_publication_without_a_leader():
