@@ -127,11 +127,12 @@ def _make(name: str) -> Namespace:
 MakeNamespaces = Callable[..., list[Namespace]]
 
 
-@pytest.fixture
-def make_namespaces(needs_root) -> Iterator[MakeNamespaces]:
-    """``make_namespaces(n, network="10.77.0")`` → n namespaces, each with ``eth0`` on one bridge in a switch namespace.
+@contextmanager
+def namespaces() -> Iterator[MakeNamespaces]:
+    """``make(n, network="10.77.0")`` → n namespaces, each with ``eth0`` on one bridge in a switch namespace.
 
-    Addresses are ``<network>.1`` and so on, /24, with IPv6 link-local addresses that are usable at once.
+    Addresses are ``<network>.1`` and so on, /24, with IPv6 link-local addresses that are usable at once. All of them
+    are gone when the context is left.
     """
     made: list[Namespace] = []
 
@@ -161,6 +162,13 @@ def make_namespaces(needs_root) -> Iterator[MakeNamespaces]:
     finally:
         for space in reversed(made):
             space.close()
+
+
+@pytest.fixture
+def make_namespaces(needs_root) -> Iterator[MakeNamespaces]:
+    """Namespaces for one test; see :func:`namespaces`."""
+    with namespaces() as make:
+        yield make
 
 
 @pytest.fixture
