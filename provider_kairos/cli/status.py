@@ -33,6 +33,8 @@ class Picture:
     daemon: StatusDocument | None = None
     go_daemon: bool = False
     error: ProviderError | None = None
+    refused: str = ""
+    no_daemon: bool = False
     provider: ProviderDocument | None = None
     network_id: str = ""
     leader: str | None = None
@@ -45,15 +47,17 @@ class Picture:
     @property
     def ready(self) -> bool:
         """Nothing is missing as far as anybody knows."""
-        if self.error is not None or self.waiting:
+        if self.error is not None or self.refused or self.waiting:
             return False
         if self.provider is not None and not self.provider.get("configured"):
             return False
-        return self.go_daemon or (self.daemon is not None and self.daemon.get("ready") is True)
+        return self.go_daemon or self.no_daemon or (self.daemon is not None and self.daemon.get("ready") is True)
 
     @property
     def exit_code(self) -> int:
-        """Health as a number."""
+        """Health as a number; a configuration that cannot work comes before what follows from it."""
+        if self.refused:
+            return ExitCode.CONFIG
         if self.error is not None:
             return self.error.exit_code
         return ExitCode.OK if self.ready else ExitCode.WAITING
@@ -71,10 +75,15 @@ class Picture:
             "phases": self.phases,
             "waiting": self.waiting,
             "peers": self.peers,
-            "error": None if self.error is None else {"message": self.error.message, "hint": self.error.hint},
+            "error": self._error(),
             "daemon": self.daemon,
             "provider": self.provider,
         }
+
+    def _error(self) -> dict[str, str] | None:
+        if self.refused:
+            return {"message": self.refused, "hint": ""}
+        return None if self.error is None else {"message": self.error.message, "hint": self.error.hint}
 
 
 def run(api: str | None, network_id: str, *, as_json: bool) -> int:
@@ -96,14 +105,20 @@ async def _look(api: str | None, network_id: str, provider_file: Path) -> Pictur
     picture.address = _text(said.get("address"))
     picture.phases = _objects(said.get("phases"))
     picture.waiting = _objects(said.get("waiting"))
-    if said and not said.get("configured") and not _alive(said.get("pid")):
-        gone = "the provider has ended before its work was done: systemctl restart kairos-agent"
+    picture.refused = _text(said.get("error")) or ""
+    # A one-time bootstrap ends when it is done; a coordinated node's provider stays.
+    done = said.get("configured") and not picture.role
+    if said and not picture.refused and not done and not _alive(said.get("pid")):
+        when = "" if said.get("configured") else " before its work was done"
+        gone = f"the provider has ended{when}; the agent starts it again, or: systemctl restart kairos-agent"
         picture.waiting.append({"code": "provider-ended", "text": gone})
     try:
         async with client(api) as daemon:
             await _ask(daemon, picture)
     except (HostError, PeerError) as error:
-        picture.error = error
+        # A one-time bootstrap without VPN has no daemon to ask.
+        picture.no_daemon = bool(done) and said.get("api") == "" and not api
+        picture.error = None if picture.no_daemon else error
     return picture
 
 
@@ -178,7 +193,9 @@ def _provider_document(path: Path) -> ProviderDocument | None:
 
 
 def _print(picture: Picture) -> None:
-    state = "ready" if picture.ready else "unreachable" if picture.error else "waiting"
+    state = "ready" if picture.ready else "waiting"
+    if picture.refused or picture.error:
+        state = "failed" if picture.refused else "unreachable"
     rows = [
         ("state", state),
         ("role", picture.role or "none yet"),
@@ -207,6 +224,8 @@ def _print(picture: Picture) -> None:
         print("\npeers")
         for peer in picture.peers:
             print(f"  {_peer(peer)}")
+    if picture.refused:
+        print(f"\nerror: {picture.refused}")
     if picture.error is not None:
         print(f"\nerror: {picture.error.message}")
         if picture.error.hint:

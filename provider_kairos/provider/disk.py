@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 
+from provider_kairos.errors import HostError
 from provider_kairos.provider.machine import Machine
 from provider_kairos.roles.model import Held, Role, parse_role
 
@@ -60,19 +61,27 @@ def forget_role(machine: Machine) -> bool:
 
 
 def held_role(machine: Machine, network_id: str) -> Held | None:
-    """The role on disk; ``network_id`` is assumed for a machine that the original bootstrapped."""
+    """The role on disk; ``network_id`` is assumed for a machine that the original bootstrapped.
+
+    Raises:
+        HostError: there is a role file, and neither it nor the services tell the role.
+    """
     text = machine.read(ROLE_FILE)
     if text is not None:
         held = _parse(text)
         if held is not None:
             return held
-        log.warning("%s cannot be read; looking at the services instead", ROLE_FILE)
-    if not deployed(machine):
-        return None
-    role = _role_of_services(machine)
-    if role is None:
-        return None
-    return Held(role, network_id)
+        log.debug("%s cannot be read; looking at the services instead", ROLE_FILE)
+    role = _role_of_services(machine) if deployed(machine) else None
+    if role is not None:
+        return Held(role, network_id)
+    if text is not None:
+        # This node has a role; taking another one could be the end of a cluster.
+        raise HostError(
+            f"{ROLE_FILE} does not say which role this node holds",
+            hint="restore it; remove it only when this node is to be a new one",
+        )
+    return None
 
 
 def _parse(text: str) -> Held | None:

@@ -11,10 +11,10 @@ Decisions are the engine's (:mod:`provider_kairos.roles`); what configuring mean
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -27,19 +27,20 @@ from provider_kairos.kubernetes import Distribution
 from provider_kairos.provider import configure, disk, plan
 from provider_kairos.provider.daemon_unit import set_up_daemon
 from provider_kairos.provider.machine import Machine
+from provider_kairos.provider.reasons import DaemonSilent, Refused
+from provider_kairos.provider.service import READY_POLL, ServiceWatch
 from provider_kairos.provider.status import Status
 from provider_kairos.roles import reasons
 from provider_kairos.roles.effects import Configure, DeleteKey, PutKey, Step
 from provider_kairos.roles.engine import RolesEngine
 from provider_kairos.roles.model import LocalTruth, Role, View, view_of
 
-__all__ = ["Coordinator", "DaemonSilent", "LedgerClient", "Links", "Refused"]
+__all__ = ["Coordinator", "LedgerClient", "Links"]
 
 log = logging.getLogger(__name__)
 
 HEALTHCHECK = "healthcheck"
 POLL = 0.15
-READY_POLL = 1.0
 LINK_REST = 2.0
 WATCH_SECONDS = 25.0
 SHORTEST = 0.01
@@ -73,31 +74,6 @@ class Links(plan.Interfaces, Protocol):
     def watch(self) -> Any:
         """A context manager with ``wait(settle)``: returns after the next changes of links or addresses."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class DaemonSilent(Waiting):
-    """The daemon's API does not answer."""
-
-    code: ClassVar[str] = "daemon-silent"
-    detail: str
-
-    def text(self) -> str:
-        """One sentence for people."""
-        return f"the mesh daemon does not answer yet: {self.detail}"
-
-
-@dataclass(frozen=True, slots=True)
-class Refused(Waiting):
-    """The machine refused something; it is tried again."""
-
-    code: ClassVar[str] = "refused"
-    what: str
-    detail: str
-
-    def text(self) -> str:
-        """One sentence for people."""
-        return f"{self.what}: {self.detail}"
 
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
@@ -147,8 +123,7 @@ class Coordinator:
         self._busy = False
         self._published = trio.Event()
         self._addresses = plan.Addresses()
-        self._index: int | None = None
-        self._asked = -1e9
+        self._service = ServiceWatch(machine, plan.vpn_interface(settings))
         self._said: tuple[str, ...] = ()
 
     async def run(self) -> None:
@@ -167,7 +142,9 @@ class Coordinator:
                     await trio.sleep(SHORTEST)
         except* ConfigError as group:
             self.status.error = "; ".join(str(error) for error in _leaves(group))
-            self.status.write(self.machine, self.clock.now(), self._seconds())
+            self.status.waiting = ()
+            with contextlib.suppress(HostError):  # the answer to the agent says it too
+                self.status.write(self.machine, self.clock.now(), self._seconds())
             raise
 
     # -- tasks ------------------------------------------------------------------------------------------------
@@ -220,15 +197,20 @@ class Coordinator:
     async def _watch_links(self) -> None:
         """Step when the address or the interface that counts has changed; other links come and go with every pod."""
         seen: object = None
-        with self.links.watch() as changes:
-            while True:
-                now = await self._blocking(lambda: (plan.where(self.settings, self.links), self._interface()))
-                if now != seen:
-                    seen = now
-                    self._changed.set()
-                await changes.wait()
-                if self.status.configured:
-                    await trio.sleep(LINK_REST)
+        while True:
+            try:
+                with self.links.watch() as changes:
+                    while True:
+                        now = await self._blocking(lambda: (plan.where(self.settings, self.links), self._interface()))
+                        if now != seen:
+                            seen = now
+                            self._changed.set()
+                        await changes.wait()
+                        if self.status.configured:
+                            await trio.sleep(LINK_REST)
+            except HostError as error:
+                log.warning("links cannot be watched: %s", error)
+                await trio.sleep(LINK_REST)
 
     async def _configure(self, effect: Configure) -> None:
         """Carry a role out; on refusal wait a little and let the engine ask again."""
@@ -269,9 +251,10 @@ class Coordinator:
         held = disk.held_role(self.machine, self.settings.network_id())
         deployed = disk.deployed(self.machine)
         self._addresses = plan.where(self.settings, self.links)
-        self._service_runs(deployed=deployed, role=held.role if held else None)
+        started = held is not None and (deployed or self.status.service != "")
+        service = _service_of(held.role) if held is not None and started else ""
+        self._service.look(service, self._interface() if self.settings.vpn_used() else None, self.clock.now().mono)
         token, kubeconfig = configure.published_secrets(self.machine, held.role if held else None)
-        self._overlay_lives(deployed=deployed, role=held.role if held else None)
         return LocalTruth(
             held=held,
             deployed=deployed,
@@ -282,45 +265,23 @@ class Coordinator:
             kubeconfig=kubeconfig,
         )
 
-    def _service_runs(self, *, deployed: bool, role: Role | None) -> None:
-        """Ask the init system whether the service is up: often until it is, then now and then."""
-        now = self.clock.now().mono
-        if not deployed or role is None or now < self._asked + (60.0 if self.status.ready else READY_POLL):
-            return
-        self._asked = now
-        self.status.ready = self.machine.is_active(_service_of(role))
-        if self.status.ready:
-            self._reach("ready")
-
     def _interface(self) -> int | None:
         """The index of the VPN interface; another one when it was made anew."""
         link = self.links.link(plan.vpn_interface(self.settings))
         return None if link is None else int(link.index)
-
-    def _overlay_lives(self, *, deployed: bool, role: Role | None) -> None:
-        """k3s loses its overlay for good, and stays Ready, when the interface under it was made anew (k3s.md 0.4)."""
-        if not self.settings.vpn_used() or not self._addresses.virtual_ip:
-            return
-        index = self._interface()
-        if index is None:
-            return
-        old, self._index = self._index, index
-        if deployed and role is not None and old is not None and old != index:
-            service = _service_of(role)
-            log.warning("the VPN interface was made anew: restarting %s, whose overlay is gone", service)
-            self.machine.restart(service)
 
     async def _step(self, nursery: trio.Nursery) -> float:
         """Look, decide, act; seconds until the next step is due without an event."""
         try:
             truth: LocalTruth = await self._blocking(self._look)
         except HostError as error:
-            self._say((Refused("cannot read this machine's state", str(error)),))
+            await self._report((Refused("cannot read this machine's state", str(error)),), LocalTruth())
             return 1.0
         self._note(truth)
         if self._view is None or self._silent is not None or self._distribution is None:
-            await self._report(tuple(w for w in (self._setup, self._silent) if w is not None), truth)
-            return 5.0
+            found = [reason for reason in (self._setup, self._silent) if reason is not None]
+            await self._report((*found, *self._service.waiting()), truth)
+            return min(5.0, self._service.pause)
         now = self.clock.now()
         step = self.engine.step(self._view, truth, now)
         failed = await self._carry_out(step, nursery)
@@ -330,8 +291,7 @@ class Coordinator:
         await self._report(self._reasons(step, truth), truth, step)
         polls = self._busy and truth.node_token is None
         pause = 60.0 if step.wake is None else step.wake - self.clock.now().mono
-        soon = failed or (truth.deployed and not self.status.ready)
-        return min(pause, POLL if polls else pause, READY_POLL if soon else pause)
+        return min(pause, POLL if polls else pause, READY_POLL if failed else pause, self._service.pause)
 
     async def _carry_out(self, step: Step, nursery: trio.Nursery) -> bool:
         """Effects in order; True when a write failed (it is due again then)."""
@@ -373,6 +333,9 @@ class Coordinator:
             self.status.service = _service_of(truth.held.role)
             self._reach("service")
             self._reach("joined")
+            if self._service.ready:
+                self._reach("ready")
+        self.status.ready = self._service.ready
         self.status.configured = truth.deployed
         self.status.address = truth.ip
 
@@ -382,7 +345,7 @@ class Coordinator:
             found.insert(0, self._refusal)
         elif self._busy and truth.held is not None and truth.held.role.first and truth.node_token is None:
             found.append(reasons.TokenNotWritten())
-        return tuple(found)
+        return (*found, *self._service.waiting())
 
     async def _report(self, waiting: tuple[Waiting, ...], truth: LocalTruth, step: Step | None = None) -> None:
         status = self.status

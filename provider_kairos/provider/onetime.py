@@ -15,8 +15,8 @@ __all__ = ["bootstrap_once"]
 log = logging.getLogger(__name__)
 
 
-def bootstrap_once(machine: Machine, settings: Settings, outcome: Outcome, *, api: str, program: str) -> None:
-    """Configure and start Kubernetes once, then write the sentinel.
+def bootstrap_once(machine: Machine, settings: Settings, outcome: Outcome, *, api: str, program: str) -> str:
+    """Configure and start Kubernetes once, then write the sentinel; the service, empty when that was done before.
 
     Raises:
         ConfigError, HostError: nothing to run, or the machine refuses; no sentinel is left, the next start repeats it.
@@ -25,12 +25,13 @@ def bootstrap_once(machine: Machine, settings: Settings, outcome: Outcome, *, ap
         log.info("already bootstrapped: %s is there", disk.SENTINEL)
         # The VPN beside it follows its configuration all the same.
         _vpn(machine, settings, outcome, api=api, program=program)
-        return
+        return ""
     rendering = plan.plan_once(machine, settings)
     _vpn(machine, settings, outcome, api=api, program=program)
     log.info("One time bootstrap: configuring %s", rendering.service)
     plan.apply_and_start(machine, rendering)
     disk.mark_deployed(machine)
+    return rendering.service
 
 
 def _vpn(machine: Machine, settings: Settings, outcome: Outcome, *, api: str, program: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 
+from provider_kairos.api.client import DaemonClient
 from provider_kairos.api.model import ledger_text
 from provider_kairos.api.testing import FakeBackend, serving
 from provider_kairos.cli import status
@@ -260,6 +261,44 @@ def test_a_provider_that_ended_early_is_named(
     provider(tmp_path, configured=False, pid=2**22 + 1)
     assert run(["status"]) == ExitCode.WAITING
     assert "the provider has ended before its work was done" in capsys.readouterr().out
+
+
+def test_a_provider_that_ended_later_is_named_too(
+    daemon: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon.backend, "status", lambda: document(daemon))
+    provider(tmp_path, configured=True, pid=2**22 + 1)
+    assert run(["status"]) == ExitCode.WAITING
+    assert "the provider has ended; the agent starts it again" in capsys.readouterr().out
+
+
+def test_a_configuration_that_cannot_work_is_the_first_thing_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "PROVIDER_FILE", tmp_path / "provider.json")
+    why = "cloud-config:3:5: p2p.minimum_nodes: expected a whole number, not a text"
+    provider(tmp_path, configured=False, role=None, pid=2**22 + 1, error=why)
+    nobody = ["--api", f"unix://{tmp_path}/none.sock"]
+    assert run(["status", *nobody]) == ExitCode.CONFIG
+    assert f"error: {why}" in capsys.readouterr().out
+    assert run(["status", *nobody, "--json"]) == ExitCode.CONFIG
+    found = json.loads(capsys.readouterr().out)
+    assert found["error"]["message"] == why
+    assert found["waiting"] == []
+
+
+def test_a_one_time_bootstrap_without_a_daemon_is_ready(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "PROVIDER_FILE", tmp_path / "provider.json")
+    monkeypatch.setattr(status, "client", lambda api: unreachable(tmp_path))
+    provider(tmp_path, role=None, api="", pid=2**22 + 1)
+    assert run(["status"]) == ExitCode.OK
+    assert "error" not in capsys.readouterr().out
+
+
+def unreachable(folder: Path) -> DaemonClient:
+    return DaemonClient(f"unix://{folder}/none.sock")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"phases":5,"waiting":[1],"configured":true}'])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 
@@ -14,6 +15,7 @@ from provider_kairos.provider.decision import TABLE, Outcome, decide, outcome_fo
 from provider_kairos.provider.disk import SENTINEL
 from provider_kairos.provider.machine import FakeMachine
 from provider_kairos.provider.plugin import Context
+from provider_kairos.provider.status import STATUS_FILE
 
 
 def test_exactly_one_row_fits_every_combination():
@@ -86,7 +88,7 @@ def test_one_time_k3s():
     assert "k3s server --disable=traefik" in machine.files["/etc/systemd/system/k3s.service.d/override.conf"]
     assert 'A="b"' in machine.files["/etc/sysconfig/k3s"]
     assert {"k3s"} == machine.active == machine.enabled
-    assert machine.done[-1] == f"write {SENTINEL}"
+    assert machine.done[-2:] == [f"write {SENTINEL}", f"write {STATUS_FILE}"]
     assert ENV_FILE not in machine.files
 
 
@@ -99,7 +101,7 @@ def test_one_time_again_does_nothing():
     machine.done.clear()
     response, _ = run("k3s: {enabled: true}", machine)
     assert vars_of(response) == ("", "", "")
-    assert machine.done == ["stage kairos-agent.bootstrap"]
+    assert [d for d in machine.done if STATUS_FILE not in d] == ["stage kairos-agent.bootstrap"]
 
 
 def test_one_time_with_a_token_brings_the_vpn_up_before_k3s(p2p):
@@ -124,22 +126,60 @@ def test_one_time_without_anything_to_run_is_an_error():
     assert response.error.startswith("Failed setup: no k8s configuration found but p2p is configured")
 
 
-def test_one_time_without_a_binary_is_an_error_and_leaves_no_sentinel():
-    response, machine = run("k3s: {enabled: true}", FakeMachine())
-    assert response.error.startswith("Failed setup: no k8s binary is available")
-    assert SENTINEL not in machine.files
+def said(machine):
+    return json.loads(machine.files[STATUS_FILE])
 
 
-def test_a_refused_start_leaves_no_sentinel_and_is_repeated():
-    machine = FakeMachine({"/usr/bin/k3s": ""})
-    machine.refuse["start k3s"] = HostError("systemctl start k3s ended with status 1")
-    response, _ = run("k3s: {enabled: true}", machine)
-    assert "systemctl start" in response.error
-    assert SENTINEL not in machine.files
-    machine.refuse.clear()
-    response, _ = run("k3s: {enabled: true}", machine)
-    assert response.error == ""
+@pytest.mark.parametrize(
+    ("spoil", "mend", "words"),
+    [
+        (
+            lambda m: m.refuse.update({"start k3s": HostError("systemctl start k3s ended with status 1")}),
+            lambda m: m.refuse.clear(),
+            "systemctl start k3s",
+        ),
+        (
+            lambda m: m.files.pop("/usr/bin/k3s"),
+            lambda m: m.files.update({"/usr/bin/k3s": ""}),
+            "no k8s binary is available",
+        ),
+    ],
+)
+def test_what_a_machine_refuses_is_tried_again_and_no_error(spoil, mend, words):
+    machine, seen = FakeMachine({"/usr/bin/k3s": ""}), []
+    spoil(machine)
+
+    def pause(seconds):
+        assert SENTINEL not in machine.files
+        seen.append((seconds, said(machine)["waiting"][0]["text"]))
+        if len(seen) == 3:
+            mend(machine)
+
+    response = tree.bootstrap(machine, load("k3s: {enabled: true}"), "", {}, pause=pause)
+    assert vars_of(response) == ("", "", "")
+    assert [seconds for seconds, _ in seen] == [2, 4, 8]
+    assert all(words in text for _, text in seen)
     assert SENTINEL in machine.files
+    assert said(machine)["waiting"] == []
+    assert said(machine)["configured"] is True
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("p2p: {}", "No network token"),
+        ("p2p: {auto: {enable: false}}", "no k8s configuration found"),
+        ("p2p: {network_token: c2VjcmV0LXdvcmQ=}", "network token"),
+        ("p2p: {network_token: c2VjcmV0LXdvcmQ=, auto: {enable: false}}\nk3s: {enabled: true}", "network token"),
+    ],
+)
+def test_what_cannot_work_is_where_status_looks_and_in_the_log(config, words, caplog):
+    response, machine = run(config)
+    assert words in response.error
+    assert words in said(machine)["error"]
+    assert words in caplog.text
+    assert said(machine)["configured"] is False
+    assert "c2VjcmV0" not in machine.files[STATUS_FILE]
 
 
 def test_a_token_that_is_none_is_an_error_that_names_no_secret():
@@ -151,9 +191,11 @@ def test_a_token_that_is_none_is_an_error_that_names_no_secret():
 
 
 def test_broken_yaml_is_an_error_with_its_place():
-    response = tree.handle({"config": "p2p:\n  - a\n b: [\n"}, Context("agent.bootstrap", {}))
+    machine = FakeMachine()
+    response = tree.handle({"config": "p2p:\n  - a\n b: [\n"}, Context("agent.bootstrap", {}), machine)
     assert response.error.startswith("Failed reading JSON input: ")
-    assert "3" in response.error
+    assert "cloud-config:3:2" in response.error
+    assert "cloud-config:3:2" in said(machine)["error"]
 
 
 def test_a_payload_that_is_no_json_is_an_error():

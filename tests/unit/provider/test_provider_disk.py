@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from provider_kairos.errors import HostError
 from provider_kairos.provider import disk
 from provider_kairos.provider.machine import FakeMachine
 from provider_kairos.roles.model import Held, Role
@@ -61,5 +62,8 @@ def test_service_files_without_a_sentinel_are_no_role():
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"role": "auto", "network_id": "a", "generation": ""}', '{"role": 3}']
 )
-def test_a_role_file_that_cannot_be_read_is_no_role(text):
-    assert disk.held_role(FakeMachine({disk.ROLE_FILE: text}), "kairos") is None
+def test_a_role_file_that_cannot_be_read_never_frees_the_node_for_another_role(text):
+    with pytest.raises(HostError, match="does not say which role"):
+        disk.held_role(FakeMachine({disk.ROLE_FILE: text}), "kairos")
+    machine = FakeMachine({disk.ROLE_FILE: text, disk.SENTINEL: "", disk._OVERRIDES["k3s-agent"]: "k3s agent"})
+    assert disk.held_role(machine, "kairos") == Held(Role.WORKER, "kairos")

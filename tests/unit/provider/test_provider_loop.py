@@ -86,7 +86,7 @@ def test_the_order_of_a_first_masters_steps(boxes, p2p, in_time):
             nursery.cancel_scope.cancel()
 
     in_time(main)
-    done = [d for d in box.machine.done if STATUS_FILE not in d and "edgevpn" not in d]
+    done = [d for d in box.machine.done if "/run/" not in d and "edgevpn" not in d]
     assert done == [
         "daemon-reload",
         f"write {ROLE_FILE}",
@@ -357,16 +357,148 @@ def test_no_secret_reaches_the_log(boxes, in_time, caplog):
 
 def test_k3s_is_restarted_when_the_interface_was_made_anew(boxes, p2p, in_time):
     (box,) = boxes(1, p2p("  minimum_nodes: 1\n"))
+    said = []
 
     async def main():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(box.run, nursery)
             await until(lambda: formed([box]))
             await trio.sleep(2)
+            assert status(box)["waiting"] == []
             box.machine.done.clear()
             box.links.renew()
+            await until(lambda: "restart k3s" in box.machine.done)
+            await trio.sleep(0.2)
+            said.extend(w["code"] for w in status(box)["waiting"])
             await trio.sleep(3)
             nursery.cancel_scope.cancel()
 
     in_time(main)
     assert box.machine.done.count("restart k3s") == 1
+    assert said == ["overlay-lost"]
+    assert status(box)["waiting"] == []
+    assert status(box)["ready"]
+
+
+def test_an_interface_that_was_made_anew_while_the_provider_was_away_is_noticed(boxes, p2p, in_time):
+    (box,) = boxes(1, p2p("  minimum_nodes: 1\n"))
+
+    async def life(seconds):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(box.run, nursery)
+            await until(lambda: formed([box]))
+            await trio.sleep(seconds)
+            nursery.cancel_scope.cancel()
+
+    async def main():
+        await life(3)
+        box.links.renew()
+        await life(3)
+
+    in_time(main)
+    assert box.machine.done.count("restart k3s") == 1
+
+
+def test_a_restart_that_the_machine_refuses_is_tried_again(boxes, p2p, in_time):
+    (box,) = boxes(1, p2p("  minimum_nodes: 1\n"))
+    said = []
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(box.run, nursery)
+            await until(lambda: formed([box]))
+            await trio.sleep(2)
+            box.machine.refuse["restart k3s"] = HostError("systemctl does not answer")
+            box.links.renew()
+            await trio.sleep(3)
+            said.extend(w["code"] for w in status(box)["waiting"])
+            box.machine.refuse.clear()
+            await until(lambda: "restart k3s" in box.machine.done)
+            nursery.cancel_scope.cancel()
+
+    in_time(main)
+    assert said == ["refused", "overlay-lost"]
+
+
+def test_a_first_master_that_has_not_published_yet_is_restarted_too(boxes, p2p, in_time):
+    (box,) = boxes(1, p2p("  minimum_nodes: 1\n"))
+    box.machine.wait = 30.0
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(box.run, nursery)
+            await until(lambda: "k3s" in box.machine.active)
+            await trio.sleep(2)
+            box.links.renew()
+            await until(lambda: "restart k3s" in box.machine.done, limit=5)
+            nursery.cancel_scope.cancel()
+
+    in_time(main)
+
+
+def test_kubernetes_that_is_down_is_a_reason_before_and_after_it_was_up(boxes, p2p, in_time):
+    (box,) = boxes(1, p2p("  minimum_nodes: 1\n"))
+    texts, up = [], False
+    box.machine.is_active = lambda service: up
+
+    def note():
+        texts.append([(w["code"], w["text"]) for w in status(box)["waiting"]])
+
+    async def main():
+        nonlocal up
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(box.run, nursery)
+            await until(lambda: formed([box]))
+            await trio.sleep(3)
+            note()
+            up = True
+            await trio.sleep(3)
+            note()
+            up = False
+            await trio.sleep(20)
+            note()
+            nursery.cancel_scope.cancel()
+
+    in_time(main)
+    down = "; its own log says why (journalctl -u k3s)"
+    assert texts == [[("service-down", f"k3s is not up yet{down}")], [], [("service-down", f"k3s has stopped{down}")]]
+    assert status(box)["ready"] is False
+
+
+def test_links_that_cannot_be_watched_for_a_while_end_nothing(boxes, in_time):
+    two = boxes(2)
+    watch, failures = two[0].links.watch, [HostError("no buffer space")] * 2
+
+    def refusing():
+        if failures:
+            raise failures.pop()
+        return watch()
+
+    two[0].links.watch = refusing
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            for box in two:
+                nursery.start_soon(box.run, nursery)
+            await until(lambda: formed(two))
+            nursery.cancel_scope.cancel()
+
+    in_time(main)
+
+
+def test_a_role_file_that_tells_no_role_is_said_and_nothing_is_configured(boxes, in_time):
+    two = boxes(2)
+    two[0].machine.files[ROLE_FILE] = "{"
+    two[0].machine.modes[ROLE_FILE] = 0o600
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            for box in two:
+                nursery.start_soon(box.run, nursery)
+            await trio.sleep(60)
+            nursery.cancel_scope.cancel()
+
+    in_time(main)
+    assert two[0].machine.files[ROLE_FILE] == "{"
+    assert "does not say which role" in status(two[0])["waiting"][0]["text"]
+    assert not two[0].machine.active & {"k3s", "k3s-agent"}
