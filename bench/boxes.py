@@ -64,6 +64,14 @@ class Lab:
     def exec(self, box: str, *command: str, check: bool = True, timeout: float = 300) -> str:
         return run(PROGRAM, "lab", "exec", "--name", self.name, box, "--", *command, check=check, timeout=timeout)
 
+    def lan_address(self, box: str) -> str:
+        """The box's own address on the lab's switch."""
+        code = (
+            "import fcntl,socket,struct;s=socket.socket();"
+            "print(socket.inet_ntoa(fcntl.ioctl(s,0x8915,struct.pack('256s',b'eth0'))[20:24]))"
+        )
+        return self.exec(box, sys.executable, "-c", code).strip()
+
     def popen(self, box: str, *command: str) -> subprocess.Popen[str]:
         words = [PROGRAM, "lab", "exec", "--name", self.name, box, "--", *command]
         return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
