@@ -2,7 +2,7 @@
 
 Stepped after every change of the ledger, when a peer comes or goes, and at the engine's next wake-up. The address goes
 into the lease file before anybody else hears of it, so that a power cut never makes this node forget an address that
-others saw (docs/decisions). Whether the address may ever change is read from the role on disk: a control-plane node's
+others saw (docs/decisions/0005-state-on-disk.md). Whether the address may ever change is read from the role on disk: a control-plane node's
 is for life.
 """
 

@@ -1,0 +1,311 @@
+"""Writes the parts of the reference that come from the code: ``python docs/generate.py`` (``--check``: only look).
+
+A part stands between ``<!-- generated: NAME -->`` and ``<!-- end of NAME -->``. The tables of the code say which
+rows there are, and the defaults; what the code cannot say (what a variable is for, what to do about a reason) stands
+here, and a row without its words is an error, so nothing new goes undocumented. tests/docs holds the pages to it.
+"""
+# ruff: noqa: INP001  # a program to run by hand; docs is no package
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from provider_kairos.config import hints
+from provider_kairos.config.schema import Settings
+from provider_kairos.daemon import settings as daemon
+from provider_kairos.errors import Waiting
+from provider_kairos.ledger.policy import OwnershipMode
+
+DOCS = Path(__file__).parent
+PACKAGE = DOCS.parent / "provider_kairos"
+_MARK = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
+
+# --- the daemon's variables ------------------------------------------------------------------------------------------
+
+VARIABLES = {
+    "KAIROS_P2P_VPN": "`false`: the ledger and its API alone, no interface (ours, not EdgeVPN's)",
+    "KAIROS_P2P_STATE_DIR": "where identity and ledger are kept (ours)",
+    "DHCP": "lease a virtual IP; `false`: `ADDRESS` is this node's own",
+    "DHCPLEASEDIR": "where the lease is kept, in the file name that EdgeVPN uses",
+    "ADDRESS": "with `DHCP` the subnet of the leases, without it this node's address; always with a prefix",
+    "IFACE": "name of the VPN interface",
+    "EDGEVPNMTU": "its MTU, 576 to 65535",
+    "EDGEVPNBOOTSTRAPIFACE": "`false`: somebody else gives the interface its address, MTU and state",
+    "EDGEVPNOWNERSHIP": "`off`, `observe` or `enforce`; EdgeVPN's own default is `off`",
+    "EDGEVPNOWNERSHIPTTL": "seconds without a heartbeat after which an owner counts as gone; 0: 480",
+    "HEALTHCHECKINTERVAL": "seconds between heartbeats; EdgeVPN's default is 120",
+    "HEALTHCHECKSCRUBINTERVAL": "seconds between two searches for records of nodes that are gone",
+    "HEALTHCHECKMAXINTERVAL": "seconds without a heartbeat after which a node leaves all lists",
+    "EDGEVPNLEDGERSYNCINTERVAL": "seconds between broadcasts of the ledger while something happens",
+    "EDGEVPNLEDGERINTERVAL": "seconds between repeats of this node's own announcements",
+    "EDGEVPNLISTENMADDRS": "multiaddresses to listen on, with commas; TCP only",
+    "EDGEVPNBOOTSTRAPPEERS": "multiaddresses of peers to dial, with commas, `/p2p/ID` at the end",
+    "EDGEVPNMDNS": "find peers on the LAN",
+    "EDGEVPNDHT": "read, and without effect: there is no DHT in this version",
+    "API": "serve the HTTP API",
+    "APILISTEN": "where: `unix://PATH` or `HOST:PORT`",
+    "APILISTENUNIXMODE": "octal mode of the socket",
+    "EDGEVPNLOGLEVEL": "`debug`, `info`, `warn`, `error`",
+}
+
+# --- cloud-config keys that have no effect yet -----------------------------------------------------------------------
+
+NOT_YET = {
+    "p2p.dns": "not yet: the daemon has no name server and says so",
+    "p2p.disable_dht": "without effect: there is no DHT in this version",
+    "p2p.dynamic_roles": "not yet: roles of nodes that are gone are kept",
+    "k0s": "not yet: refused with an error",
+    "k0s-worker": "not yet: refused with an error",
+    "kubevip": "not yet: refused on servers when `eip` or `enable` is set",
+}
+
+# --- reasons: what to do about each, and values for the examples -----------------------------------------------------
+
+REMEDIES = {
+    "mesh-host-down": "nothing, unless it stays; then the reason in the sentence",
+    "mesh-no-peers": "is another box on, on the same LAN, with the same token (`kairos-p2p token inspect`)? "
+    "Multicast (mDNS) must pass; across networks set `EDGEVPNBOOTSTRAPPEERS` in `p2p.vpn.env`",
+    "mesh-discovery-down": "a network interface that is up and takes multicast; or `EDGEVPNBOOTSTRAPPEERS`",
+    "mesh-nobody-on-topic": "compare the tokens' fingerprints (`kairos-p2p token inspect`), then the clocks",
+    "mesh-clock-skew": "set the clocks (NTP): keys rotate with time",
+    "clock-skew": "set the clocks (NTP)",
+    "clocks-differ": "set the clocks (NTP)",
+    "mixed-ledger-formats": "update the old nodes, or put `EDGEVPNOWNERSHIP: off` into `p2p.vpn.env` of every node",
+    "lease-listening": "nothing: a few seconds after the start",
+    "lease-confirming": "nothing: about a second",
+    "lease-turn": "nothing: EdgeVPN nodes take addresses one after the other",
+    "lease-exhausted": "a larger `ADDRESS` in `p2p.vpn.env` of every node",
+    "lease-conflict": "two control-plane nodes leased it while they could not see each other: reset one of them, or "
+    "give it another address",
+    "interface-not-ready": "what the sentence says: `modprobe tun`, root, a full disk",
+    "address-taken": "what the sentence says; another network is `ADDRESS` in `p2p.vpn.env` of every node",
+    "lease-not-saved": "free the disk, remount it for writing",
+    "state-not-saved": "free the disk: after a power cut this node knows only what was saved",
+    "setting-without-effect": "take it out of `p2p.vpn.env`",
+    "daemon-silent": "for a second after boot nothing; then `systemctl status edgevpn@kairos` and its log",
+    "refused": "what the sentence says; it is tried again",
+    "more-nodes": "switch the other box on; a single box needs `p2p.minimum_nodes: 1`",
+    "settling": "nothing: up to 4 s",
+    "leader-not-claimed": "nothing, unless that node is off: it leaves the list after 15 minutes",
+    "confirming-leadership": "nothing: a second",
+    "no-role": "is that node on? `kairos-p2p status` there",
+    "no-candidate": "give a node `p2p.role: master`, or no role",
+    "confirming-founding": "nothing: a second",
+    "another-first-master": "nothing: another role follows",
+    "forced-beside-first": "what the sentence says",
+    "cluster-exists": "bring its first master back; if it is lost for good, set `p2p.role: master` on one node, or "
+    "reset all",
+    "ha-incomplete": "switch more boxes on, or lower `p2p.auto.ha.master_nodes`",
+    "no-join-token": "the log of k3s on the first master: `journalctl -u k3s`",
+    "no-master-address": "`kairos-p2p status` on the first master: has it an address?",
+    "no-virtual-ip": "the reasons above it: lease or interface",
+    "token-not-written": "the log of k3s on this node",
+    "service-down": "what the sentence says: `journalctl -u k3s`, `journalctl -u k3s-agent`",
+    "overlay-lost": "nothing: k3s is being restarted; who deleted the interface?",
+    "other-network": "what the sentence says",
+    "role-none": "nothing: so it was wanted",
+}
+
+_EXAMPLES: dict[str, Any] = {
+    "active": 3,
+    "address": "10.1.0.87",
+    "connected": 2,
+    "detail": "no daemon listens at unix:///run/edgevpn-kairos.sock",
+    "have": 1,
+    "interface": "edgevpn0",
+    "known": 0,
+    "minutes": 20,
+    "mode": "enforce",
+    "needed": 2,
+    "network": "10.1.0.0/24",
+    "network_id": "site-a",
+    "peer": "12D3KooW...",
+    "peers": ("12D3KooW...",),
+    "problem": "/dev/net/tun is missing",
+    "reason": "no interface is up",
+    "seconds": 95,
+    "seen": 1,
+    "service": "k3s",
+    "signing": ("12D3KooW...",),
+    "size": 254,
+    "unsigned": ("12D3KooW...",),
+    "variable": "EGRESS",
+    "want": 2,
+    "was_up": False,
+    "what": "cannot set up the daemon",
+    "why": "HTTP egress is not part of this version",
+}
+_SPECIAL: dict[tuple[str, str], Any] = {
+    ("address-taken", "interface"): "eth1",
+    ("lease-listening", "seconds"): 1.5,
+    ("refused", "detail"): "/etc is read-only",
+    ("state-not-saved", "problem"): "the disk is full",
+    ("settling", "seen"): 2,
+    ("mesh-host-down", "reason"): "the port is taken",
+}
+
+
+def example(kind: type[Waiting]) -> Waiting:
+    """One reason of a kind; fields that name a node get ``UUID``."""
+    names = [each.name for each in fields(kind)]
+    return kind(**{name: _SPECIAL.get((kind.code, name), _EXAMPLES.get(name, "UUID")) for name in names})
+
+
+def waiting_classes() -> set[type[Waiting]]:
+    """Every typed reason of the package, whoever defines it."""
+    for path in PACKAGE.rglob("*.py"):
+        if "(Waiting)" in path.read_text("utf-8"):
+            importlib.import_module(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts))
+    # A dataclass with slots is made twice; the one that its module knows by name counts.
+    return {c for c in Waiting.__subclasses__() if getattr(sys.modules.get(c.__module__), c.__name__, None) is c}
+
+
+# --- the parts -------------------------------------------------------------------------------------------------------
+
+
+def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def _shown(value: object) -> str:
+    match value:
+        case bool():
+            text = str(value).lower()
+        case float() | int():
+            text = f"{value:g}"
+        case tuple():
+            text = ",".join(map(str, value))
+        case OwnershipMode():
+            text = value.value
+        case _:
+            text = str(value)
+    return f"`{text}`" if text else ""
+
+
+def variables() -> str:
+    """The daemon's environment."""
+    table = daemon._VARIABLES  # noqa: SLF001  # the table is the fact that is documented
+    _same("variable", set(table), set(VARIABLES))
+    defaults = {each.name: each.default for each in fields(daemon.DaemonSettings) if each.default is not MISSING}
+    rows = ((f"`{name}`", words, _shown(defaults[table[name][0]])) for name, words in VARIABLES.items())
+    return _table(("variable", "for", "default"), rows)
+
+
+def without_effect() -> str:
+    """Variables of EdgeVPN that are named in the log and in ``status``."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in daemon.NOT_ACTED_ON.items():
+        reasons.setdefault(why, []).append(f"`{name}`")
+    return _table(("variables", "why"), ((", ".join(names), why) for why, names in reasons.items()))
+
+
+def _type(annotation: object) -> str:
+    text = str(annotation)
+    for word, name in (("dict", "mapping"), ("tuple", "list"), ("bool", "true/false"), ("int", "number")):
+        if word in text:
+            return name
+    return "text"
+
+
+def _keys(model: type[BaseModel], path: str) -> Iterator[tuple[str, ...]]:
+    for name, info in model.model_fields.items():
+        key = f"{path}{info.alias or name}"
+        choices = (info.annotation, *getattr(info.annotation, "__args__", ()))
+        inner = next((c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        words = [info.description or ""]
+        if not words[0]:
+            raise SystemExit(f"{key} has no description")
+        if key in NOT_YET:
+            words.append(f"**{NOT_YET[key][0].upper()}{NOT_YET[key][1:]}.**")
+        yield f"`{key}`", "block" if inner else _type(info.annotation), " ".join(words)
+        if inner:
+            yield from _keys(inner, f"{key}.")
+
+
+def cloud_config() -> str:
+    """Every key that is read, with its type and words from the schema."""
+    rows = list(_keys(Settings, ""))
+    missing = {f"`{key}`" for key in NOT_YET} - {row[0] for row in rows}
+    if missing:
+        raise SystemExit(f"not in the schema: {missing}")
+    return _table(("key", "type", "for"), iter(rows))
+
+
+def old_spellings() -> str:
+    """What is read although it is called otherwise today."""
+    moves = hints._MOVES  # noqa: SLF001  # as above
+    return _table(("old", "read as"), ((f"`{'.'.join(m.old)}`", f"`{'.'.join(m.new)}`") for m in moves))
+
+
+def _who(kind: type[Waiting]) -> str:
+    part = kind.__module__.split(".")[1]
+    return {"roles": "provider", "provider": "provider"}.get(part, "daemon")
+
+
+def reasons() -> str:
+    """Every reason with its sentence and its remedy, in the order of the remedies."""
+    kinds = {kind.code: kind for kind in waiting_classes()}
+    if len(kinds) != len(waiting_classes()):
+        raise SystemExit("two reasons share a code")
+    _same("reason", set(kinds), set(REMEDIES))
+    rows = ((f"`{code}`", _who(kinds[code]), example(kinds[code]).text(), words) for code, words in REMEDIES.items())
+    return _table(("code", "who says it", "sentence (an example)", "what to do"), rows)
+
+
+def _same(what: str, code: set[str], here: set[str]) -> None:
+    if code != here:
+        raise SystemExit(f"{what}: without words {sorted(code - here)}, no longer in the code {sorted(here - code)}")
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "daemon-variables": variables,
+    "daemon-without-effect": without_effect,
+    "cloud-config": cloud_config,
+    "old-spellings": old_spellings,
+    "reasons": reasons,
+}
+
+
+def rendered(text: str) -> str:
+    """A page with its generated parts made anew."""
+
+    def part(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{PARTS[match[2]]()}\n{match[3]}"
+
+    return _MARK.sub(part, text)
+
+
+def parts_of(text: str) -> list[str]:
+    """Names of the generated parts of a page."""
+    return [match[2] for match in _MARK.finditer(text)]
+
+
+def pages() -> Iterator[tuple[Path, str, str]]:
+    """Pages with generated parts: path, text as it is, text as it should be."""
+    for path in sorted(DOCS.rglob("*.md")):
+        text = path.read_text("utf-8")
+        if "<!-- generated:" in text:
+            yield path, text, rendered(text)
+
+
+def main(arguments: list[str]) -> Any:
+    """Write what is stale, or with ``--check`` name it and end with 1."""
+    stale = [(path, new) for path, old, new in pages() if old != new]
+    for path, new in stale:
+        print(f"{path.relative_to(DOCS.parent)} is stale" if "--check" in arguments else f"writing {path.name}")
+        if "--check" not in arguments:
+            path.write_text(new, "utf-8")
+    return int(bool(stale) and "--check" in arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
