@@ -2,8 +2,8 @@
 
 Stepped after every change of the ledger, when a peer comes or goes, and at the engine's next wake-up. The address goes
 into the lease file before anybody else hears of it, so that a power cut never makes this node forget an address that
-others saw (docs/decisions/0005-state-on-disk.md). Whether the address may ever change is read from the role on disk: a control-plane node's
-is for life.
+others saw (docs/decisions/0005-state-on-disk.md). Whether the address may ever change is read from the role on disk: a
+control-plane node's is for life.
 """
 
 from __future__ import annotations
