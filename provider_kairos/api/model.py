@@ -281,6 +281,7 @@ class ProviderDocument(TypedDict, total=False):
     first_master: str
     address: str
     api: str
+    minimum_nodes: int | None
     distribution: str
     service: str
     configured: bool

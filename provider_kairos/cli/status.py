@@ -18,12 +18,15 @@ from provider_kairos.api.client import DaemonClient
 from provider_kairos.api.model import ProviderDocument, StatusDocument
 from provider_kairos.cli.cluster import client
 from provider_kairos.cli.output import print_json
-from provider_kairos.errors import ExitCode, HostError, PeerError, ProviderError
+from provider_kairos.errors import ExitCode, HostError, PeerError, ProviderError, UnreachableError
+from provider_kairos.provider.last_words import LAST_WORDS, parse
 from provider_kairos.roles import model
 
 __all__ = ["PROVIDER_FILE", "Picture", "run"]
 
 PROVIDER_FILE = Path("/run/kairos-p2p/provider.json")
+LAST_WORDS_FILE = Path(LAST_WORDS)
+NO_PEERS = "mesh-no-peers"
 
 
 @dataclass(slots=True)
@@ -118,8 +121,19 @@ async def _look(api: str | None, network_id: str, provider_file: Path) -> Pictur
     except (HostError, PeerError) as error:
         # A one-time bootstrap without VPN has no daemon to ask.
         picture.no_daemon = bool(done) and said.get("api") == "" and not api
-        picture.error = None if picture.no_daemon else error
+        picture.error = None if picture.no_daemon else _with_last_words(error)
     return picture
+
+
+def _with_last_words(error: ProviderError) -> ProviderError:
+    """The daemon's own reason in the place of "does not answer", where it left one."""
+    try:
+        ended = parse(LAST_WORDS_FILE.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return error
+    if not ended or not isinstance(error, UnreachableError):
+        return error
+    return UnreachableError(f"the mesh daemon has ended: {ended}", hint="it is started again every few seconds")
 
 
 async def _ask(daemon: DaemonClient, picture: Picture) -> None:
@@ -139,6 +153,9 @@ async def _ask(daemon: DaemonClient, picture: Picture) -> None:
         await _ask_go(daemon, picture)
     values = await daemon.bucket(picture.network_id)
     view = model.view_of(values)
+    if (picture.provider or {}).get("minimum_nodes") == 1 and len(view.nodes) == 1:
+        # Alone by configuration: nobody else is missing.
+        picture.waiting = [item for item in picture.waiting if item.get("code") != NO_PEERS]
     picture.leader = picture.leader or view.leader or None
     uuid = (picture.provider or {}).get("uuid")
     if uuid and not picture.role:

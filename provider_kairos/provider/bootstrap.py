@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from provider_kairos.config.load import CloudConfig, load
+from provider_kairos.config.notice import InvalidConfigError
 from provider_kairos.config.schema import Settings
 from provider_kairos.errors import ConfigError, HostError, ProviderError
 from provider_kairos.provider import decision
@@ -111,7 +112,7 @@ def bootstrap(
         return _once(machine, settings, outcome, api, environ, pause)
     if context is not None:
         context.detach()
-    return _coordinate(machine, settings, api, environ)
+    return _coordinate(machine, cloud, api, environ)
 
 
 def _api(machine: Machine, settings: Settings, payload_api: str, environ: Mapping[str, str]) -> str:
@@ -138,6 +139,7 @@ def _once(  # noqa: PLR0917  # the facts of one run
 ) -> Response:
     from provider_kairos.provider.daemon_unit import program_path  # noqa: PLC0415  # as above
     from provider_kairos.provider.onetime import bootstrap_once  # noqa: PLC0415  # as above
+    from provider_kairos.provider.status import process_age  # noqa: PLC0415  # as above
 
     seconds = 2.0
     while True:
@@ -155,14 +157,20 @@ def _once(  # noqa: PLR0917  # the facts of one run
         else:
             # Without a daemon there is no address at which anybody would ask it.
             address = api if program else ""
-            _write_status(machine, settings, environ, configured=True, service=service, api=address)
+            facts = {"configured": True, "service": service, "api": address}
+            _write_status(machine, settings, environ, names=("service",), reached={"service": process_age()}, **facts)
             return Response()
 
 
-def _coordinate(machine: Machine, settings: Settings, api: str, environ: Mapping[str, str]) -> Response:
+def _coordinate(machine: Machine, cloud: CloudConfig, api: str, environ: Mapping[str, str]) -> Response:
     from provider_kairos.provider.daemon_unit import program_path, set_up_daemon  # noqa: PLC0415  # as above
 
-    ready = False
+    settings, ready = cloud.settings, False
+
+    def explain(error: ProviderError) -> str:
+        """With the place in the user's file where one is known."""
+        return str(cloud.locate_error(error) if isinstance(error, InvalidConfigError) and error.key else error)
+
     try:
         # The daemon takes longest to come up: it is on its way before the loop is even loaded.
         set_up_daemon(machine, settings, api, program_path(environ))
@@ -178,21 +186,22 @@ def _coordinate(machine: Machine, settings: Settings, api: str, environ: Mapping
     from provider_kairos.provider.wiring import coordinator  # noqa: PLC0415  # as above
 
     try:
-        trio.run(coordinator(machine, settings, api, environ, daemon_ready=ready).run)
+        trio.run(coordinator(machine, settings, api, environ, daemon_ready=ready, explain=explain).run)
     except (ConfigError, HostError) as error:  # no loop could be made: no role like this, no machine id
-        return _refused(machine, settings, environ, Response(error=str(error)), str(error))
+        reason = explain(error)
+        return _refused(machine, settings, environ, Response(error=reason), reason)
     except BaseExceptionGroup as group:
         wrong, rest = group.split(ConfigError)
         if wrong is None or rest is not None:
             _log_bug(group)
             raise _first(group) from None
-        first = _first(wrong)
-        log.error("%s", first)  # noqa: TRY400  # as above
-        return Response(error=str(first))
+        reason = explain(_first(wrong))
+        log.error("%s", reason)  # noqa: TRY400  # the text is for people, the trace is not
+        return Response(error=reason)
     return Response(error="shouldn't return here")
 
 
-def _first(group: BaseException) -> BaseException:
+def _first(group: BaseException) -> Any:
     while isinstance(group, BaseExceptionGroup):
         group = group.exceptions[0]
     return group

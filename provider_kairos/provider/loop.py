@@ -26,6 +26,7 @@ from provider_kairos.errors import ConfigError, HostError, ProviderError, Waitin
 from provider_kairos.kubernetes import Distribution
 from provider_kairos.provider import configure, disk, plan
 from provider_kairos.provider.daemon_unit import set_up_daemon
+from provider_kairos.provider.last_words import forget_last_words, last_words
 from provider_kairos.provider.machine import Machine
 from provider_kairos.provider.reasons import DaemonSilent, Refused
 from provider_kairos.provider.service import READY_POLL, ServiceWatch
@@ -84,7 +85,8 @@ async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
 class Coordinator:
     """One node's way to its role.
 
-    ``age`` is how old the process was when ``clock`` showed now; ``daemon_ready`` that the daemon was set up before.
+    ``age`` is how old the process was when ``clock`` showed now; ``daemon_ready`` that the daemon was set up before;
+    ``explain`` adds the place in the user's file to an error.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Coordinator:
         daemon_ready: bool = False,
         age: float = 0.0,
         blocking: Callable[..., Awaitable[Any]] = in_thread,
+        explain: Callable[[ConfigError], str] = str,
     ) -> None:
         self.machine = machine
         self.settings = settings
@@ -111,8 +114,14 @@ class Coordinator:
         self.program = program
         self._daemon_ready = daemon_ready
         self.api = api
-        self.status = Status(uuid=str(engine.settings.uuid), network_id=settings.network_id(), api=api)
+        self.status = Status(
+            uuid=str(engine.settings.uuid),
+            network_id=settings.network_id(),
+            api=api,
+            minimum_nodes=engine.settings.minimum_nodes,
+        )
         self._blocking = blocking
+        self._explain = explain
         self._began = clock.now().mono - age
         self._changed = trio.Event()
         self._view: View | None = None
@@ -141,7 +150,7 @@ class Coordinator:
                     # What comes in bursts (a merged block, our own writes) is one step.
                     await trio.sleep(SHORTEST)
         except* ConfigError as group:
-            self.status.error = "; ".join(str(error) for error in _leaves(group))
+            self.status.error = "; ".join(self._explain(error) for error in _leaves(group))
             self.status.waiting = ()
             with contextlib.suppress(HostError):  # the answer to the agent says it too
                 self.status.write(self.machine, self.clock.now(), self._seconds())
@@ -181,7 +190,7 @@ class Coordinator:
             try:
                 result = await self.client.watch((bucket, HEALTHCHECK), cursor, WATCH_SECONDS)
             except ProviderError as error:
-                self._silent = DaemonSilent(error.message)
+                self._silent = DaemonSilent(error.message, await self._blocking(last_words, self.machine))
                 cursor = None
                 self._changed.set()
                 await trio.sleep(pause)
@@ -189,6 +198,8 @@ class Coordinator:
                 continue
             pause = 0.1
             cursor = result.cursor
+            if self._silent is not None:
+                await self._blocking(forget_last_words, self.machine)
             self._view = view_of(result.values(bucket), _plain(result, HEALTHCHECK))
             self._silent = None
             self._reach("daemon")
@@ -381,8 +392,8 @@ class Coordinator:
             self._said = texts
 
 
-def _leaves(group: BaseExceptionGroup[ConfigError]) -> list[BaseException]:
-    found: list[BaseException] = []
+def _leaves(group: BaseExceptionGroup[ConfigError]) -> list[ConfigError]:
+    found: list[ConfigError] = []
     for error in group.exceptions:
         found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
     return found

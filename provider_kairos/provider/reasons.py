@@ -16,9 +16,13 @@ class DaemonSilent(Waiting):
 
     code: ClassVar[str] = "daemon-silent"
     detail: str
+    ended: str = ""
+    """What the daemon said when it ended, if it did."""
 
     def text(self) -> str:
         """One sentence for people."""
+        if self.ended:
+            return f"the mesh daemon ends again and again: {self.ended}"
         return f"the mesh daemon does not answer yet: {self.detail}"
 
 

@@ -5,13 +5,14 @@
     {"schema": 1, "pid": 1, "updated": "<RFC 3339>", "uptime": 12.3, "uuid": "...", "network_id": "kairos",
      "role": "master" | null, "leader": "<uuid>" | null, "first_master": "<uuid>" | null,
      "address": "10.1.0.1" | null, "api": "unix:///run/...", "distribution": "k3s" | null, "service": "k3s" | null,
-     "configured": false, "ready": false, "error": null,
+     "minimum_nodes": 2, "configured": false, "ready": false, "error": null,
      "phases": [{"name": "daemon", "state": "done", "seconds": 1.2}, ...],
      "waiting": [{"code": "more-nodes", "text": "...", ...}]}
 
 ``seconds`` of a phase is the time from the start of this process until the phase was done, null before. Phases, in
 order: ``daemon`` (its API answers), ``address``, ``role``, ``service`` (asked to start), ``joined`` (configured; for a
-first master: join token published), ``ready`` (the service says that it is up). ``error`` is a configuration that
+first master: join token published), ``ready`` (the service says that it is up); a one-time bootstrap has ``service``
+alone. ``error`` is a configuration that
 cannot work. No secret is in it; the file is for root all the same.
 """
 
@@ -65,6 +66,8 @@ class Status:
     error: str = ""
     waiting: tuple[Waiting, ...] = ()
     reached: dict[str, float] = field(default_factory=dict)
+    names: tuple[str, ...] = PHASES
+    minimum_nodes: int = 0
     _written: str = ""
 
     def reach(self, phase: str, seconds: float) -> bool:
@@ -78,7 +81,7 @@ class Status:
         """All phases in order; the first that is not done is the active one."""
         found: list[dict[str, object]] = []
         active = "active"
-        for name in PHASES:
+        for name in self.names:
             if name in self.reached:
                 found.append({"name": name, "state": "done", "seconds": round(self.reached[name], 3)})
                 continue
@@ -100,6 +103,7 @@ class Status:
             "api": self.api,
             "distribution": self.distribution or None,
             "service": self.service or None,
+            "minimum_nodes": self.minimum_nodes or None,
             "configured": self.configured,
             "ready": self.ready,
             "error": self.error or None,

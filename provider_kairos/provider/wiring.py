@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from provider_kairos.api.client import DaemonClient
 from provider_kairos.clock import SystemClock
+from provider_kairos.config.notice import InvalidConfigError
 from provider_kairos.config.schema import Settings
 from provider_kairos.errors import ConfigError
 from provider_kairos.ids import NodeUuid
@@ -31,7 +32,11 @@ def role_settings(settings: Settings, uuid: NodeUuid) -> RoleSettings:
     text = settings.forced_role()
     forced = parse_role(text)
     if text and forced is None:
-        raise ConfigError("invalid p2p.role specified, must be 'master' or 'worker'")
+        raise InvalidConfigError(
+            "invalid p2p.role specified, must be 'master' or 'worker'",
+            key="p2p.role",
+            hint="leave it out to have a role found",
+        )
     return RoleSettings(
         uuid=uuid,
         network_id=settings.network_id(),
@@ -43,7 +48,13 @@ def role_settings(settings: Settings, uuid: NodeUuid) -> RoleSettings:
 
 
 def coordinator(
-    machine: Machine, settings: Settings, api: str, environ: Mapping[str, str], *, daemon_ready: bool = False
+    machine: Machine,
+    settings: Settings,
+    api: str,
+    environ: Mapping[str, str],
+    *,
+    daemon_ready: bool = False,
+    explain: Callable[[ConfigError], str] = str,
 ) -> Coordinator:
     """The loop of this machine.
 
@@ -63,4 +74,5 @@ def coordinator(
         program=lambda: program_path(environ),
         daemon_ready=daemon_ready,
         age=process_age(),
+        explain=explain,
     )

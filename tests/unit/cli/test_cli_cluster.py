@@ -19,7 +19,9 @@ from provider_kairos.cli import status
 from provider_kairos.cli.cluster import kubeconfig_text
 from provider_kairos.cli.main import run
 from provider_kairos.clock import SystemClock
-from provider_kairos.errors import ExitCode, NotFoundError
+from provider_kairos.daemon import last_words
+from provider_kairos.errors import ExitCode, HostError, NotFoundError
+from provider_kairos.mesh.views import NoPeers
 from provider_kairos.roles.model import advertisement
 
 KUBECONFIG = """apiVersion: v1
@@ -295,6 +297,29 @@ def test_a_one_time_bootstrap_without_a_daemon_is_ready(
     provider(tmp_path, role=None, api="", pid=2**22 + 1)
     assert run(["status"]) == ExitCode.OK
     assert "error" not in capsys.readouterr().out
+
+
+def test_a_daemon_that_ended_is_quoted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "PROVIDER_FILE", tmp_path / "provider.json")
+    words = tmp_path / "daemon-ended.json"
+    monkeypatch.setattr(status, "LAST_WORDS_FILE", words)
+    last_words.leave(HostError("a file is in the way", hint="remove it"), words)
+    assert words.stat().st_mode & 0o777 == 0o600
+    assert run(["status", "--api", f"unix://{tmp_path}/none.sock"]) == ExitCode.UNREACHABLE
+    assert "the mesh daemon has ended: a file is in the way (remove it)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("minimum", "code"), [(1, ExitCode.OK), (2, ExitCode.WAITING)])
+def test_a_node_that_is_alone_by_configuration_misses_nobody(
+    daemon: Daemon, tmp_path: Path, minimum: int, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = NoPeers(0).as_dict()
+    monkeypatch.setattr(daemon.backend, "status", lambda: document(daemon, waiting=[nobody]))
+    provider(tmp_path, minimum_nodes=minimum)
+    daemon.advertise("abc-box1")
+    assert run(["status"]) == code
 
 
 def unreachable(folder: Path) -> DaemonClient:

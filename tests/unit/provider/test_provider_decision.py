@@ -164,6 +164,18 @@ def test_what_a_machine_refuses_is_tried_again_and_no_error(spoil, mend, words):
     assert said(machine)["configured"] is True
 
 
+def test_a_one_time_bootstrap_has_one_phase():
+    _, machine = run("k3s: {enabled: true}")
+    assert [(p["name"], p["state"]) for p in said(machine)["phases"]] == [("service", "done")]
+
+
+def test_a_role_that_is_none_is_an_error_with_its_place(p2p):
+    response, machine = run(p2p("  role: boss\n"))
+    assert "invalid p2p.role specified" in response.error
+    assert response.error.startswith("line:4:9: ")
+    assert said(machine)["error"] == response.error
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [

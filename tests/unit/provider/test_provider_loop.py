@@ -12,6 +12,7 @@ import trio.testing
 from provider_kairos.errors import ConfigError, HostError
 from provider_kairos.provider.configure import TOKEN_FILE
 from provider_kairos.provider.disk import ROLE_FILE, SENTINEL
+from provider_kairos.provider.last_words import LAST_WORDS
 from provider_kairos.provider.machine import Crash
 from provider_kairos.provider.status import STATUS_FILE
 
@@ -502,3 +503,23 @@ def test_a_role_file_that_tells_no_role_is_said_and_nothing_is_configured(boxes,
     assert two[0].machine.files[ROLE_FILE] == "{"
     assert "does not say which role" in status(two[0])["waiting"][0]["text"]
     assert not two[0].machine.active & {"k3s", "k3s-agent"}
+
+
+def test_a_daemon_that_ends_again_and_again_is_quoted(boxes, in_time):
+    (box,) = boxes(1)
+    box.client.silent = True
+    box.machine.files[LAST_WORDS] = '{"schema": 1, "message": "a file is in the way", "hint": "remove it"}'
+    said = []
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(box.run, nursery)
+            await trio.sleep(3)
+            said.extend(w["text"] for w in status(box)["waiting"])
+            box.client.silent = False
+            await trio.sleep(3)
+            nursery.cancel_scope.cancel()
+
+    in_time(main)
+    assert said == ["the mesh daemon ends again and again: a file is in the way (remove it)"]
+    assert LAST_WORDS not in box.machine.files
