@@ -3,7 +3,9 @@
 Per peer we open one outbound stream and write only; the peer opens one of its own and we read only. The two live and
 die alone: when ours dies it is opened again after a jittered pause, and when the peer opens a newer inbound stream the
 older one may finish what it still holds, but speaks for the peer's subscriptions no longer. An inbound stream is reset
-for malformed bytes only, because Go re-opens four times and then never again. What to send is decided by
+for malformed bytes only, because Go re-opens four times and then never again. A peer whose new stream names none of
+the topics of the last one has a new gossip instance (EdgeVPN's rotation, 4.6): our own stream still ends at the old
+one, which swallows what we send and learns nothing, so it is opened anew at once. What to send is decided by
 :mod:`provider_kairos.mesh.gossip_router`; messages are given a meaning by :mod:`provider_kairos.mesh.room`.
 """
 
@@ -126,6 +128,8 @@ class Gossip:
         self._outboxes: dict[PeerId, _Outbox] = {}
         self._inbound: dict[PeerId, Stream] = {}
         self._keepers: dict[PeerId, trio.Event] = {}
+        self._last_topics: dict[PeerId, set[str]] = {}
+        self._renew: set[PeerId] = set()
         self._told: Counter[str] = Counter()
         self._nursery: trio.Nursery | None = None
 
@@ -180,6 +184,7 @@ class Gossip:
         self._inbound[peer] = stream
         reader = DelimitedReader(stream.read, max(self.max_message_size, SMALLEST_LIMIT))
         first = True
+        before: set[str] | None = self._last_topics.get(peer)
         try:
             with trio.CancelScope() as scope:
                 while (data := await reader.next()) is not None:
@@ -192,6 +197,11 @@ class Gossip:
                         self.router.forget_subscriptions(peer)
                     first = False
                     self._take(peer, rpc)
+                    if rpc.subscriptions and (topics := self.router.topics_of(peer)):
+                        if before is not None and topics.isdisjoint(before):
+                            self._renew_outbound(peer)
+                        before = None
+                        self._last_topics[peer] = set(topics)
         except StreamEndedError:
             pass
         except OversizedError as error:
@@ -220,6 +230,11 @@ class Gossip:
 
     # --- outbound ---------------------------------------------------------------------------------------------------
 
+    def _renew_outbound(self, peer: PeerId) -> None:
+        if peer in self._keepers:
+            self._renew.add(peer)
+            self._keepers[peer].set()
+
     async def _keep(self, peer: PeerId) -> None:
         """Hold an outbound stream to ``peer`` while it is connected."""
         pause = REOPEN_FIRST
@@ -227,6 +242,7 @@ class Gossip:
         try:
             while (connection := self._network.preferred(peer)) is not None:
                 self._keepers[peer] = nudged = trio.Event()
+                self._renew.discard(peer)
                 try:
                     stream = await self._network.open_stream(peer, PROTOCOLS)
                 except NegotiationError:
@@ -246,11 +262,13 @@ class Gossip:
                     pause = min(pause * 2, REOPEN_MOST)
         finally:
             del self._keepers[peer]
+            self._last_topics.pop(peer, None)
+            self._renew.discard(peer)
 
     async def _use(
         self, peer: PeerId, stream: Stream, connection: Connection, left_over: _Outbox | None
     ) -> _Outbox | None:
-        """Write until the stream ends (None) or another connection is preferred (the queue that is left)."""
+        """Write until the stream ends (None) or another one is due (the queue that is left)."""
         outbox = _Outbox(2 * max(self.max_message_size, SMALLEST_LIMIT))
         outbox.put(encode_delimited(encode_rpc(self.router.hello())))
         if left_over is not None:
@@ -267,7 +285,7 @@ class Gossip:
                     await self._keepers[peer].wait()
                     self._keepers[peer] = trio.Event()
                     better = self._network.preferred(peer)
-                    moved = better is not None and better.muxer is not connection.muxer
+                    moved = better is not None and (better.muxer is not connection.muxer or peer in self._renew)
                 outbox.close()
                 nursery.cancel_scope.deadline = trio.current_time() + DRAIN
         finally:
