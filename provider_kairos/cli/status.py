@@ -18,6 +18,7 @@ from provider_kairos.api.client import DaemonClient
 from provider_kairos.api.model import ProviderDocument, StatusDocument
 from provider_kairos.cli.cluster import client
 from provider_kairos.cli.output import print_json
+from provider_kairos.clock import SystemClock
 from provider_kairos.errors import ExitCode, HostError, PeerError, ProviderError, UnreachableError
 from provider_kairos.provider.last_words import LAST_WORDS, parse
 from provider_kairos.roles import model
@@ -38,6 +39,7 @@ class Picture:
     error: ProviderError | None = None
     refused: str = ""
     no_daemon: bool = False
+    alone: bool = False
     provider: ProviderDocument | None = None
     network_id: str = ""
     leader: str | None = None
@@ -54,7 +56,12 @@ class Picture:
             return False
         if self.provider is not None and not self.provider.get("configured"):
             return False
-        return self.go_daemon or self.no_daemon or (self.daemon is not None and self.daemon.get("ready") is True)
+        return (
+            self.go_daemon
+            or self.no_daemon
+            or self.alone
+            or (self.daemon is not None and self.daemon.get("ready") is True)
+        )
 
     @property
     def exit_code(self) -> int:
@@ -128,7 +135,7 @@ async def _look(api: str | None, network_id: str, provider_file: Path) -> Pictur
 def _with_last_words(error: ProviderError) -> ProviderError:
     """The daemon's own reason in the place of "does not answer", where it left one."""
     try:
-        ended = parse(LAST_WORDS_FILE.read_text("utf-8"))
+        ended = parse(LAST_WORDS_FILE.read_text("utf-8"), SystemClock().now())
     except (OSError, UnicodeDecodeError):
         return error
     if not ended or not isinstance(error, UnreachableError):
@@ -154,7 +161,8 @@ async def _ask(daemon: DaemonClient, picture: Picture) -> None:
     values = await daemon.bucket(picture.network_id)
     view = model.view_of(values)
     if (picture.provider or {}).get("minimum_nodes") == 1 and len(view.nodes) == 1:
-        # Alone by configuration: nobody else is missing.
+        # Alone by configuration: nobody else is missing, and the daemon's phases of meeting others never end.
+        picture.alone = True
         picture.waiting = [item for item in picture.waiting if item.get("code") != NO_PEERS]
     picture.leader = picture.leader or view.leader or None
     uuid = (picture.provider or {}).get("uuid")

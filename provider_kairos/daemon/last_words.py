@@ -10,6 +10,7 @@ import json
 import logging
 from pathlib import Path
 
+from provider_kairos.clock import SystemClock
 from provider_kairos.errors import HostError, ProviderError
 from provider_kairos.system.files import write_atomic
 
@@ -22,7 +23,8 @@ LAST_WORDS = Path("/run/kairos-p2p/daemon-ended.json")
 
 def leave(error: ProviderError, path: Path = LAST_WORDS) -> None:
     """Write the error's message and hint; a machine that refuses even that is logged."""
+    words = {"schema": 1, "unix": SystemClock().now().unix, "message": error.message, "hint": error.hint}
     try:
-        write_atomic(path, json.dumps({"schema": 1, "message": error.message, "hint": error.hint}) + "\n", 0o600)
+        write_atomic(path, json.dumps(words) + "\n", 0o600)
     except HostError as refusal:
         log.debug("%s", refusal)

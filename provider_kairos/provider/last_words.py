@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 
+from provider_kairos.clock import Now
 from provider_kairos.errors import HostError
 from provider_kairos.provider.machine import Machine
 
@@ -13,22 +14,28 @@ __all__ = ["LAST_WORDS", "forget_last_words", "last_words", "parse"]
 LAST_WORDS = "/run/kairos-p2p/daemon-ended.json"
 
 
-def parse(text: str | None) -> str:
-    """Message and hint as one sentence; empty when there is none that can be read."""
+FRESH = 30
+"""Seconds for which they count. A daemon that cannot run is started every few seconds; older words are another's."""
+
+
+def parse(text: str | None, now: Now) -> str:
+    """Message and hint as one sentence; empty when there is none that can be read, or it is old."""
     try:
         value = json.loads(text or "{}")
     except ValueError:
         return ""
-    message, hint = (value.get("message"), value.get("hint")) if isinstance(value, dict) else (None, None)
-    if not isinstance(message, str):
+    if not isinstance(value, dict):
+        return ""
+    message, hint, unix = value.get("message"), value.get("hint"), value.get("unix")
+    if not isinstance(message, str) or not isinstance(unix, int) or abs(now.unix - unix) > FRESH:
         return ""
     return f"{message} ({hint})" if isinstance(hint, str) and hint else message
 
 
-def last_words(machine: Machine) -> str:
+def last_words(machine: Machine, now: Now) -> str:
     """The reason, empty when the daemon left none."""
     try:
-        return parse(machine.read(LAST_WORDS))
+        return parse(machine.read(LAST_WORDS), now)
     except HostError:
         return ""
 

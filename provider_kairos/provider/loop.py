@@ -190,7 +190,9 @@ class Coordinator:
             try:
                 result = await self.client.watch((bucket, HEALTHCHECK), cursor, WATCH_SECONDS)
             except ProviderError as error:
-                self._silent = DaemonSilent(error.message, await self._blocking(last_words, self.machine))
+                self._silent = DaemonSilent(
+                    error.message, await self._blocking(last_words, self.machine, self.clock.now())
+                )
                 cursor = None
                 self._changed.set()
                 await trio.sleep(pause)

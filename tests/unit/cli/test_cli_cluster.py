@@ -316,7 +316,7 @@ def test_a_node_that_is_alone_by_configuration_misses_nobody(
     daemon: Daemon, tmp_path: Path, minimum: int, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nobody = NoPeers(0).as_dict()
-    monkeypatch.setattr(daemon.backend, "status", lambda: document(daemon, waiting=[nobody]))
+    monkeypatch.setattr(daemon.backend, "status", lambda: document(daemon, waiting=[nobody], ready=False))
     provider(tmp_path, minimum_nodes=minimum)
     daemon.advertise("abc-box1")
     assert run(["status"]) == code

@@ -9,10 +9,11 @@ import pytest
 import trio
 import trio.testing
 
+from provider_kairos.clock import ManualClock
 from provider_kairos.errors import ConfigError, HostError
 from provider_kairos.provider.configure import TOKEN_FILE
 from provider_kairos.provider.disk import ROLE_FILE, SENTINEL
-from provider_kairos.provider.last_words import LAST_WORDS
+from provider_kairos.provider.last_words import LAST_WORDS, parse
 from provider_kairos.provider.machine import Crash
 from provider_kairos.provider.status import STATUS_FILE
 
@@ -508,10 +509,16 @@ def test_a_role_file_that_tells_no_role_is_said_and_nothing_is_configured(boxes,
 def test_a_daemon_that_ends_again_and_again_is_quoted(boxes, in_time):
     (box,) = boxes(1)
     box.client.silent = True
-    box.machine.files[LAST_WORDS] = '{"schema": 1, "message": "a file is in the way", "hint": "remove it"}'
     said = []
 
     async def main():
+        words = {
+            "schema": 1,
+            "unix": 1_700_000_000 + round(trio.current_time()),
+            "message": "a file is in the way",
+            "hint": "remove it",
+        }
+        box.machine.files[LAST_WORDS] = json.dumps(words)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(box.run, nursery)
             await trio.sleep(3)
@@ -523,3 +530,11 @@ def test_a_daemon_that_ends_again_and_again_is_quoted(boxes, in_time):
     in_time(main)
     assert said == ["the mesh daemon ends again and again: a file is in the way (remove it)"]
     assert LAST_WORDS not in box.machine.files
+
+
+def test_old_words_of_a_daemon_do_not_count():
+    now = ManualClock().now()
+    words = {"schema": 1, "unix": now.unix - 31, "message": "x", "hint": ""}
+    assert parse(json.dumps(words), now) == ""
+    assert parse(json.dumps(words | {"unix": now.unix - 29}), now) == "x"
+    assert [parse(text, now) for text in (None, "", "{", "[]", '{"message": "x"}')] == [""] * 5
