@@ -119,6 +119,7 @@ _EXAMPLES: dict[str, Any] = {
     "address": "10.1.0.87",
     "connected": 2,
     "detail": "no daemon listens at unix:///run/edgevpn-kairos.sock",
+    "first": "UUID",
     "have": 1,
     "interface": "edgevpn0",
     "known": 0,
@@ -154,9 +155,10 @@ _SPECIAL: dict[tuple[str, str], Any] = {
 
 
 def example(kind: type[Waiting]) -> Waiting:
-    """One reason of a kind; fields that name a node get ``UUID``."""
-    names = [each.name for each in fields(kind)]
-    return kind(**{name: _SPECIAL.get((kind.code, name), _EXAMPLES.get(name, "UUID")) for name in names})
+    """One reason of a kind; a field without a word here keeps its default, or names a node."""
+    defaults = {each.name: "UUID" if each.default is MISSING else each.default for each in fields(kind)}
+    words = {name: _EXAMPLES.get(name, default) for name, default in defaults.items()}
+    return kind(**{name: _SPECIAL.get((kind.code, name), word) for name, word in words.items()})
 
 
 def waiting_classes() -> set[type[Waiting]]:
