@@ -30,6 +30,7 @@ def run(settings: Settings, doc: Document) -> list[Notice]:
         _mode(settings, say)
         _high_availability(settings, say)
         _network(settings, say)
+        _without_effect(settings, say)
     _distributions(settings, say)
     _altered_values(doc, found)
     return found
@@ -93,6 +94,17 @@ def _network(settings: Settings, say: _Say) -> None:
                 "without the VPN and kubevip.eip nodes join at the first master's own LAN address",
                 "keep that address fixed",
             )
+
+
+def _without_effect(settings: Settings, say: _Say) -> None:
+    """Keys that are read and not acted on yet: said, never ignored in silence."""
+    assert settings.p2p is not None
+    if settings.p2p.dynamic_roles:
+        say("p2p.dynamic_roles", "has no effect: roles of vanished nodes are not freed by this version")
+    if settings.p2p.dns:
+        say("p2p.dns", "has no effect: the name server is not part of this version")
+    if settings.kubevip_enabled():
+        say("kubevip", "is not part of this version: a master that coordinates refuses to start with it")
 
 
 def _distributions(settings: Settings, say: _Say) -> None:

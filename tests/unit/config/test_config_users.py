@@ -66,10 +66,14 @@ ONE_TIME = {
 }
 
 
-@pytest.mark.parametrize("text", COORDINATED.values(), ids=COORDINATED.keys())
-def test_with_coordination(text):
+NOT_YET = {"E": ["kubevip"], "H": ["p2p.dns"], "M": ["p2p.dns"]}
+"""What this version reads and does not act on is said, and nothing else."""
+
+
+@pytest.mark.parametrize(("name", "text"), COORDINATED.items(), ids=COORDINATED.keys())
+def test_with_coordination(name, text):
     config = load(text)
-    assert config.warnings == ()
+    assert [notice.key for notice in config.warnings] == NOT_YET.get(name, [])
     assert decide(config) == "coordinated"
 
 
