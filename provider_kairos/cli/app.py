@@ -26,8 +26,19 @@ Api = Annotated[
         "Default: unix:///run/edgevpn-kairos.sock, then http://127.0.0.1:8080.",
     ),
 ]
+
+
+def _bucket(value: str) -> str:
+    if "/" in value:
+        raise typer.BadParameter("a network id holds no slash")
+    return value
+
+
 NetworkId = Annotated[
-    str, typer.Option("--network-id", envvar="EDGEVPN_NETWORK_ID", metavar="ID", help="Bucket of the cluster.")
+    str,
+    typer.Option(
+        "--network-id", envvar="EDGEVPN_NETWORK_ID", metavar="ID", help="Bucket of the cluster.", callback=_bucket
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Seconds = Annotated[
@@ -124,7 +135,7 @@ def role_list(api: Api = None, network_id: NetworkId = "kairos", as_json: AsJson
     """List the nodes that advertise themselves, with role and address."""
     from provider_kairos.cli import cluster as work  # noqa: PLC0415
 
-    work.role_list(api, network_id, as_json=as_json)
+    work.role_list(api, network_id or "kairos", as_json=as_json)
 
 
 @roles.command("set")
@@ -139,7 +150,7 @@ def role_set(
     """Give a node a role, also before it joins."""
     from provider_kairos.cli import cluster as work  # noqa: PLC0415
 
-    work.role_set(api, network_id, uuid, role)
+    work.role_set(api, network_id or "kairos", uuid, role)
 
 
 @app.command("get-kubeconfig")
@@ -153,7 +164,7 @@ def get_kubeconfig(
     """Print the cluster's kubeconfig. Exit code 4 when there is none yet."""
     from provider_kairos.cli import cluster as work  # noqa: PLC0415
 
-    work.get_kubeconfig(api, network_id, wait)
+    work.get_kubeconfig(api, network_id or "kairos", wait)
 
 
 @app.command("validate")

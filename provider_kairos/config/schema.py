@@ -33,6 +33,10 @@ __all__ = [
 
 DEFAULT_NETWORK_ID = "kairos"
 DEFAULT_MINIMUM_NODES = 2
+RESERVED_IDS = frozenset(
+    {"machines", "users", "services", "files", "healthcheck", "dhcp", "dns", "egress", "trustzone", "trustzoneAuth"}
+)
+"""Buckets of the mesh daemon: a cluster with such an id would write into them."""
 
 _YES = frozenset({"y", "Y", "yes", "Yes", "YES", "on", "On", "ON"})
 _NO = frozenset({"n", "N", "no", "No", "NO", "off", "Off", "OFF"})
@@ -85,6 +89,16 @@ def _text(value: object) -> object:
     raise _expected("a text")
 
 
+def _bucket(value: object) -> object:
+    text = _text(value)
+    assert isinstance(text, str)
+    if "/" in text:
+        raise _expected("a name without a slash")
+    if text in RESERVED_IDS or text.startswith("kairos-p2p."):
+        raise _expected("a name that the mesh does not use itself")
+    return text
+
+
 def _list(value: object) -> object:
     if isinstance(value, list | tuple):
         return tuple(value)
@@ -100,6 +114,7 @@ def _map(value: object) -> object:
 Bool = Annotated[bool, BeforeValidator(_boolean)]
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=1_000_000)]
 Text = Annotated[str, BeforeValidator(_text)]
+BucketName = Annotated[str, BeforeValidator(_bucket)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_list)]
 TextMap = Annotated[dict[Text, Text], BeforeValidator(_map)]
 AnyMap = Annotated[dict[str, Any], BeforeValidator(_map)]
@@ -150,7 +165,7 @@ class P2P(Block):
     """``p2p``: the mesh and how roles are found. The presence of the block alone counts."""
 
     network_token: Text = Field("", repr=False, description="The shared text that makes a node a member.")
-    network_id: Text = Field(
+    network_id: BucketName = Field(
         "", description=f"Which cluster among those that share a token; empty: `{DEFAULT_NETWORK_ID}`."
     )
     role: Text = Field(

@@ -334,3 +334,10 @@ def test_a_broken_file_of_the_provider_does_no_harm(
     (tmp_path / "provider.json").write_text(text)
     assert run(["status"]) == ExitCode.OK
     assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command", [["status"], ["role", "list"], ["role", "set", "abc-box1", "worker"], ["get-kubeconfig"]]
+)
+def test_a_network_id_with_a_slash_is_wrong_use(command: list[str]) -> None:
+    assert run([*command, "--network-id", "a/b"]) == ExitCode.USAGE

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from provider_kairos.config import P2P, K3s, Settings, json_schema, load
+from provider_kairos.config.notice import InvalidConfigError
 
 
 def settings(text: str) -> Settings:
@@ -197,3 +198,17 @@ def test_json_schema_describes_the_file():
     assert p2p["dns"]["type"] == "boolean"
     assert p2p["minimum_nodes"]["type"] == "integer"
     assert all(prop.get("description") for prop in p2p.values())
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("a/b", "p2p.network_id: expected a name without a slash"),
+        ("machines", "p2p.network_id: expected a name that the mesh does not use itself"),
+        ("kairos-p2p.lease", "p2p.network_id: expected a name that the mesh does not use itself"),
+    ],
+)
+def test_a_network_id_that_no_bucket_of_a_cluster_can_have(value, words):
+    with pytest.raises(InvalidConfigError, match=words) as caught:
+        load(f"p2p: {{network_id: {value}}}")
+    assert (caught.value.line, caught.value.column) == (1, 19)
