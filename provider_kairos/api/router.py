@@ -16,6 +16,7 @@ from urllib.parse import parse_qs
 from provider_kairos.api.gotext import indent
 from provider_kairos.api.http import Request, Response
 from provider_kairos.api.paths import PathError, route_path
+from provider_kairos.errors import HostError
 from provider_kairos.token import gojson
 
 __all__ = ["Call", "HttpError", "Json", "Route", "Router"]
@@ -90,6 +91,8 @@ class Router:
         pretty = "pretty" in query
         try:
             return await self._dispatch(request, path, query, pretty=pretty)
+        except HostError as error:  # the machine refuses, such as a full disk: the text names the remedy
+            return _json(HTTPStatus.SERVICE_UNAVAILABLE, {"message": str(error)}, pretty=pretty)
         except HttpError as error:
             return _json(error.status, {"message": error.message}, pretty=pretty)
 

@@ -5,6 +5,7 @@ Specification: spec/edgevpn.md 11. Why h11 and a router of our own: docs/decisio
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import Protocol
@@ -62,8 +63,8 @@ async def serve(
         nonlocal open_connections
         if open_connections >= bounds.connections:
             log.warning("more than %d API connections: one is turned away", bounds.connections)
-            with trio.move_on_after(1):
-                await stream.send_all(_BUSY)
+            with trio.move_on_after(1), contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await stream.send_all(_BUSY)  # whoever left already needs no answer
             await trio.aclose_forcefully(stream)
             return
         open_connections += 1

@@ -8,7 +8,6 @@ daemon holds the state or the socket) ends it with one line that says what to do
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 from random import Random
 
 import trio
@@ -23,8 +22,8 @@ from provider_kairos.daemon.ledger_service import LedgerService
 from provider_kairos.daemon.settings import DaemonSettings
 from provider_kairos.daemon.status import Phases, StatusReporter
 from provider_kairos.daemon.store import Store
+from provider_kairos.daemon.supervision import Supervisor
 from provider_kairos.daemon.vpn_service import VpnService
-from provider_kairos.errors import ConfigError, HostError
 from provider_kairos.ids import PeerId
 from provider_kairos.ledger.engine import Ledger
 from provider_kairos.ledger.model import LedgerSettings
@@ -38,9 +37,6 @@ __all__ = ["Daemon"]
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 30.0
-
 
 class Daemon:
     """One daemon over an open state file. ``rng`` is for jitter only."""
@@ -49,7 +45,7 @@ class Daemon:
         self.settings = settings
         self.phases = Phases(clock)
         self._clock = clock
-        self._broken: set[str] = set()
+        self._supervisor = Supervisor()
         seed = store.seed()
         self.mesh = Mesh(_mesh_settings(settings, seed), clock, rng)
         loaded = store.load()
@@ -72,7 +68,10 @@ class Daemon:
             )
             self.vpn.lease = self.lease
         self._status = StatusReporter(settings, clock, self.phases, self.ledger, self.mesh, self.vpn)
-        self.backend = DaemonBackend(self.ledger, self.mesh, clock, self._status.document, lambda: not self._broken)
+        self.backend = DaemonBackend(self.ledger, self.mesh, clock, self._status.document, self._healthy)
+
+    def _healthy(self) -> bool:
+        return not self._supervisor.broken
 
     def _connected(self) -> frozenset[PeerId]:
         return frozenset(self.mesh.on_chain())
@@ -83,17 +82,17 @@ class Daemon:
             # the API first: the provider's long poll should find it as early as possible
             if self.settings.api:
                 await nursery.start(self._serve_api)
-            nursery.start_soon(self._keep, "ledger", self.ledger.run)
-            nursery.start_soon(self._keep, "messages", self._pump_messages)
-            nursery.start_soon(self._keep, "events", self._pump_events)
+            nursery.start_soon(self._supervisor.keep, "ledger", self.ledger.run)
+            nursery.start_soon(self._supervisor.keep, "messages", self._pump_messages)
+            nursery.start_soon(self._supervisor.keep, "events", self._pump_events)
             await nursery.start(self.mesh.run)
             self.phases.reach("mesh")
             if self.vpn is None:
                 # says to our own nodes that we are none that waits for an address
                 self.ledger.announce(LEASE_BUCKET, self.mesh.peer_id, LeaseNote(LeaseState.NONE).text())
             if self.vpn is not None and self.lease is not None:
-                nursery.start_soon(self._keep, "vpn", self.vpn.run)
-                nursery.start_soon(self._keep, "lease", self.lease.run)
+                nursery.start_soon(self._supervisor.keep, "vpn", self.vpn.run)
+                nursery.start_soon(self._supervisor.keep, "lease", self.lease.run)
             task_status.started()
 
     async def _serve_api(self, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
@@ -118,8 +117,9 @@ class Daemon:
                     self.ledger.peer_joined(peer)
                 case PeerUnsubscribed(peer):
                     self.ledger.peer_left(peer)
-                case PeerConnected():
-                    pass  # the mesh says so itself; what matters to us is the subscription
+                case PeerConnected(peer):
+                    if self.vpn is not None:
+                        self.vpn.greet(peer)
                 case PeerDisconnected(peer):
                     self.ledger.peer_left(peer)
                     if self.vpn is not None:
@@ -128,25 +128,6 @@ class Daemon:
                     log.info("epoch %d: topic and seal key changed", counter)
             if self.lease is not None:
                 self.lease.poke()
-
-    async def _keep(self, name: str, part: Callable[[], Awaitable[None]]) -> None:
-        """Run one part for ever; when it breaks, log it and start it again."""
-        pause = FIRST_PAUSE
-        while True:
-            began = self._clock.now().mono
-            try:
-                await part()
-                log.error("%s ended by itself and is started again", name)
-            except (HostError, ConfigError) as error:
-                log.error("%s: %s", name, error)  # noqa: TRY400 - the message is the whole story
-            except Exception:  # whatever broke in one part: the others go on, this one begins anew
-                log.exception("%s broke and is started again in %.0f s", name, pause)
-            self._broken.add(name)
-            if self._clock.now().mono - began > 2 * LONGEST_PAUSE:
-                pause = FIRST_PAUSE
-            await trio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
-            self._broken.discard(name)
 
 
 def _mesh_settings(settings: DaemonSettings, seed: bytes) -> MeshSettings:

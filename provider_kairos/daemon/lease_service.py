@@ -41,6 +41,9 @@ __all__ = ["LeaseService", "RoleOnDisk"]
 
 log = logging.getLogger(__name__)
 
+RETRY_DISK = 5.0
+"""Seconds until a lease that the disk refused is written again."""
+
 _BUCKETS = frozenset({MACHINES_BUCKET, LEASE_BUCKET, DHCP_BUCKET, HEARTBEATS})
 
 
@@ -128,8 +131,12 @@ class LeaseService:
             await self._step(self._engine)
             due = self._engine.next_wakeup()
             delay = math.inf if due is None else max(0.0, due - self._clock.now().mono)
+            if self.trouble is not None:
+                delay = min(delay, RETRY_DISK)
             with trio.move_on_after(delay):
                 await self._changed_since(seen)
+            if self.trouble is not None and self._engine.address is not None:
+                await self._save(self._engine.address)
 
     async def _changed_since(self, revision: int) -> None:
         """Return when a bucket that matters changed after ``revision`` or :meth:`poke` was called."""
@@ -183,6 +190,7 @@ class LeaseService:
     async def _released(self, address: str, reason: str) -> None:
         log.warning("gave up virtual IP %s: %s", address, reason)
         self._on_address(None)
+        self.trouble = None
         try:
             await trio.to_thread.run_sync(self._file.remove)
         except OSError as error:
@@ -191,11 +199,15 @@ class LeaseService:
     async def _save(self, address: str) -> None:
         try:
             await trio.to_thread.run_sync(self._file.write, address)
-            self.trouble = None
         except (HostError, OSError) as error:
-            # better an address that may change at the next boot than none: said in status and in the log
+            # better an address that may change at the next boot than none: said in status and in the log, tried again
+            if self.trouble is None:
+                log.error("the lease is not saved: %s", error)  # noqa: TRY400 - the message is the whole story
             self.trouble = error if isinstance(error, HostError) else HostError(str(error))
-            log.error("the lease is not saved: %s", self.trouble)  # noqa: TRY400 - the message is the whole story
+        else:
+            if self.trouble is not None:
+                log.info("the lease is saved now")
+            self.trouble = None
 
     def _withdraw(self, address: str) -> None:
         self._ledger.retract(MACHINES_BUCKET, address)

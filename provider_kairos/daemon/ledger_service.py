@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 
 import trio
@@ -28,6 +28,12 @@ log = logging.getLogger(__name__)
 
 RETRY_DISK = 5.0
 """Seconds between attempts to write to a disk that refused."""
+
+MAX_WAITING = 64
+"""Sets of rows that wait for the disk one by one; more are merged, so that a full disk does not fill the memory."""
+
+MAX_BUCKETS = 1024
+"""Buckets whose last change is remembered exactly."""
 
 
 class LedgerService:
@@ -52,14 +58,17 @@ class LedgerService:
         self._publish = publish
         self._broadcast: bytes | None = None
         self._has_broadcast = trio.Event()
-        self._rows: list[Persist] = []
+        self._rows: list[tuple[int, Persist]] = []  # with the sequence number that is safe once it is written
         self._has_rows = trio.Event()
         self._written = 0  # sequence number of the last row set handed over
         self._saved = 0  # sequence number of the last one that is safe on disk
         self._progress = trio.Event()
         self._poke = trio.Event()
         self._revision = ledger.revision
-        self._bucket_revision: dict[str, int] = {}
+        # Least recently changed first. Names come from peers, so the table is bounded: what is not in it changed at
+        # `_older` at the latest, and a reader is rather woken once too often than not at all.
+        self._bucket_revision: OrderedDict[str, int] = OrderedDict()
+        self._older = 0
         self._changed = trio.Event()
         self._once_per = OncePer()
 
@@ -85,7 +94,7 @@ class LedgerService:
             return True
         if not buckets:
             return self._revision > since
-        return any(self._bucket_revision.get(bucket, 0) > since for bucket in buckets)
+        return any(self._bucket_revision.get(bucket, self._older) > since for bucket in buckets)
 
     # -- writing; each returns at once
 
@@ -125,15 +134,17 @@ class LedgerService:
         return written
 
     async def persisted(self) -> None:
-        """Wait until everything written so far is safe on disk."""
+        """Wait until everything written so far is safe on disk. Raises HostError when the disk refuses it."""
         target = self._written
         while self._saved < target:
             await self._progress.wait()
+            if self._saved < target and self.trouble is not None:
+                raise self.trouble
 
     # -- the network
 
     def receive(self, data: bytes, author: PeerId, via: PeerId) -> None:
-        """Take a block in. A malformed one is counted, logged once per peer and minute, and dropped."""
+        """Take a block in. A bad one is counted, logged once per author and minute, and dropped."""
         now = self._clock.now()
         try:
             received = self.ledger.receive(data, author, now)
@@ -143,11 +154,17 @@ class LedgerService:
             if held_back is not None:
                 log.warning("dropped a block of %s (by way of %s): %s%s", author, via, error, _more(held_back))
             return
+        except Exception:  # a bug of ours that one block brings out must not cost those of the others
+            self.counters["blocks_crashed"] += 1
+            if self._once_per.allow(("crashed", author), now) is not None:
+                log.exception("a block of %s could not be taken in because of an error of ours", author)
+            return
         self.counters["blocks_received"] += 1
         for rejection in received.rejected:
-            held_back = self._once_per.allow(("rejected", author, rejection.bucket, rejection.reason), now)
+            # bucket and key are the author's choice: they must not be part of what is counted
+            held_back = self._once_per.allow(("rejected", author, rejection.reason), now)
             if held_back is not None:
-                log.warning("%s%s", rejection, _more(held_back))
+                log.warning("%.300s%s", rejection, _more(held_back))
         self._carry_out()
 
     def peer_joined(self, peer: PeerId) -> None:
@@ -199,7 +216,7 @@ class LedgerService:
 
     async def _save_pending(self) -> None:
         while self._rows:
-            batch, target = _merged(self._rows), self._written
+            batch, target = _merged([rows for _, rows in self._rows]), self._written
             try:
                 await trio.to_thread.run_sync(self._save, batch)
             except HostError as error:
@@ -207,16 +224,38 @@ class LedgerService:
                 if self.trouble is None:
                     log.error("the ledger is not saved: %s", error)  # noqa: TRY400 - the message is the whole story
                 self.trouble = error
+                self._tell_progress()
                 await trio.sleep(RETRY_DISK)
                 continue
             if self.trouble is not None:
                 log.info("the ledger is saved again")
                 self.trouble = None
             # what came while the thread was writing stays for the next round
-            del self._rows[: len(self._rows) - (self._written - target)]
+            self._rows = [(number, rows) for number, rows in self._rows if number > target]
             self._saved = target
-            self._progress.set()
-            self._progress = trio.Event()
+            self._tell_progress()
+
+    def _tell_progress(self) -> None:
+        self._progress.set()
+        self._progress = trio.Event()
+
+    def _keep_rows(self, rows: Persist) -> None:
+        self._written += 1
+        self._rows.append((self._written, rows))
+        if len(self._rows) > MAX_WAITING:
+            self._rows = [(self._written, _merged([rows for _, rows in self._rows]))]
+        self._has_rows.set()
+
+    def _mark_changed(self, buckets: set[str]) -> None:
+        # our own count: one step per effect, so that a cursor never skips a change
+        self._revision += 1
+        for bucket in buckets:
+            self._bucket_revision[bucket] = self._revision
+            self._bucket_revision.move_to_end(bucket)
+        while len(self._bucket_revision) > MAX_BUCKETS:
+            _, self._older = self._bucket_revision.popitem(last=False)
+        self._changed.set()
+        self._changed = trio.Event()
 
     def _carry_out(self) -> None:
         for effect in self.ledger.take_effects():
@@ -225,33 +264,26 @@ class LedgerService:
                     self._broadcast = data
                     self._has_broadcast.set()
                 case Persist():
-                    self._rows.append(effect)
-                    self._written += 1
-                    self._has_rows.set()
+                    self._keep_rows(effect)
                 case Changed(keys):
-                    # our own count: one step per effect, so that a cursor never skips a change
-                    self._revision += 1
-                    for bucket, _key in keys:
-                        self._bucket_revision[bucket] = self._revision
-                    self._changed.set()
-                    self._changed = trio.Event()
+                    self._mark_changed({bucket for bucket, _key in keys})
         self._poke.set()
 
 
 def _merged(batches: list[Persist]) -> Persist:
     """One transaction out of several; a later row or removal of the same record wins."""
     state: dict[tuple[str, str], Row | None] = {}
-    forgotten: list[Forgotten] = []
+    forgotten: dict[tuple[str, str], Forgotten] = {}
     for batch in batches:
         for row in batch.rows:
             state[row.bucket, row.key] = row
         for key in batch.removed:
             state[key] = None
-        forgotten += batch.forgotten
+        forgotten.update({(grave.bucket, grave.key): grave for grave in batch.forgotten})
     return Persist(
         rows=tuple(row for row in state.values() if row is not None),
         removed=tuple(key for key, row in state.items() if row is None),
-        forgotten=tuple(forgotten),
+        forgotten=tuple(forgotten.values()),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections import deque
 from datetime import UTC, datetime
 from pathlib import PurePath
 
@@ -51,12 +52,15 @@ def set_up(level: str) -> None:
 class OncePer:
     """Lets one message per key through in each period and counts the rest.
 
-    A peer that floods us with bad bytes must not flood the log too.
+    A peer that floods us with bad bytes must not flood the log too, nor one that takes a new identity for each: no more
+    than ``most`` messages of all keys together are let through in a period.
     """
 
-    def __init__(self, period: float = 60.0, limit: int = 1024) -> None:
+    def __init__(self, period: float = 60.0, limit: int = 1024, most: int = 120) -> None:
         self._period = period
         self._limit = limit
+        self._most = most
+        self._let_through: deque[float] = deque(maxlen=most)
         self._seen: dict[object, tuple[float, int]] = {}
 
     def allow(self, key: object, now: Now) -> int | None:
@@ -65,6 +69,9 @@ class OncePer:
         if last is not None and now.mono - last[0] < self._period:
             self._seen[key] = (last[0], last[1] + 1)
             return None
+        if len(self._let_through) == self._most and now.mono - self._let_through[0] < self._period:
+            return None
+        self._let_through.append(now.mono)
         if last is None and len(self._seen) >= self._limit:
             del self._seen[next(iter(self._seen))]
         self._seen[key] = (now.mono, 0)

@@ -17,10 +17,12 @@ import trio
 
 from provider_kairos import __version__
 from provider_kairos.clock import SystemClock
+from provider_kairos.daemon import last_words
 from provider_kairos.daemon.daemon import Daemon
 from provider_kairos.daemon.logs import set_up
 from provider_kairos.daemon.settings import DaemonSettings, read_settings
 from provider_kairos.daemon.store import Store
+from provider_kairos.daemon.supervision import known_error
 from provider_kairos.errors import ExitCode, HostError, PermissionHostError, ProviderError
 
 __all__ = ["main"]
@@ -39,12 +41,14 @@ def main(environ: Mapping[str, str]) -> int:
             trio.run(_run, settings, strict_exception_groups=True)
     except ProviderError as error:
         log.critical("%s", error)
+        last_words.leave(error)
         return error.exit_code
     except BaseExceptionGroup as group:
-        known = _first_known(group)
+        known = known_error(group)
         if known is None:
             raise
         log.critical("%s", known)
+        last_words.leave(known)
         return known.exit_code
     return ExitCode.OK
 
@@ -101,12 +105,3 @@ class _Lock:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
-
-
-def _first_known(group: BaseExceptionGroup[BaseException]) -> ProviderError | None:
-    for error in group.exceptions:
-        if isinstance(error, ProviderError):
-            return error
-        if isinstance(error, BaseExceptionGroup) and (found := _first_known(error)) is not None:
-            return found
-    return None

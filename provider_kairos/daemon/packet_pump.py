@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections import Counter
+from collections.abc import Sequence
 
 import trio
 
@@ -25,7 +26,7 @@ from provider_kairos.mesh.node import Mesh
 from provider_kairos.mesh.streams import MeshStream
 from provider_kairos.system.tun import Tun
 from provider_kairos.vpn.guard import Guard
-from provider_kairos.vpn.packets import Header, PacketError, RateLimit, split, unreachable
+from provider_kairos.vpn.packets import PacketError, RateLimit, split, unreachable
 from provider_kairos.vpn.records import LEASE_BUCKET, MACHINES_BUCKET
 from provider_kairos.vpn.routes import RouteTable
 from provider_kairos.vpn.session import EDGEVPN_PROTOCOL, PACKETS_PROTOCOL
@@ -54,6 +55,8 @@ class PacketPump:
         self._unreachable = RateLimit()
         self._counts: Counter[str] = Counter()
         self._own_address = b""
+        # What arrives goes to the device of the moment: streams of peers outlive a device that is made anew.
+        self._tun: Tun | None = None
 
     @property
     def counters(self) -> Counter[str]:
@@ -68,28 +71,25 @@ class PacketPump:
         if sender := self._senders.get(peer):
             sender.disconnected()
 
+    def greet(self, peer: PeerId) -> None:
+        """A peer is connected."""
+        if sender := self._senders.get(peer):
+            sender.connected()
+
     async def run(self, tun: Tun, address: str) -> None:
         """Serve ``tun`` until cancelled. Raises HostError when the device is gone."""
         self._own_address = ipaddress.ip_address(address).packed
-
-        async def frames(peer: PeerId, stream: MeshStream) -> None:
-            await self._receive_frames(peer, stream, tun)
-
-        def packets(peer: PeerId, packet: bytes, /) -> None:
-            self._receive_from_go(peer, packet, tun)
-
-        self._mesh.set_stream_handler(PACKETS_PROTOCOL, frames)
-        self._mesh.set_packet_handler(EDGEVPN_PROTOCOL, packets)
+        self._tun = tun
+        self._mesh.set_stream_handler(PACKETS_PROTOCOL, self._receive_frames)
+        self._mesh.set_packet_handler(EDGEVPN_PROTOCOL, self._receive_from_go)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_routes)
                 await self._send_from(tun, nursery)
         finally:
+            self._tun = None
             self._mesh.remove_handler(PACKETS_PROTOCOL)
             self._mesh.remove_handler(EDGEVPN_PROTOCOL)
-            for sender in self._senders.values():
-                self._counts += sender.counters
-            self._senders.clear()
 
     async def _keep_routes(self) -> None:
         while True:
@@ -111,19 +111,27 @@ class PacketPump:
         while True:
             packets = await tun.read()
             mono = self._clock.now().mono
+            touched: dict[PeerId, PeerSender] = {}
             for packet in packets:
                 verdict, header = self._guard.outbound(packet)
                 if not verdict.passes or header is None:
                     continue
                 peer = self._routes.lookup(header.destination, from_us=header.source in self._routes.own)
                 if peer is None or peer == self._mesh.peer_id:
-                    self._no_route(packet, header, tun, mono)
+                    self._counts["no-route"] += 1
+                    self._answer_unreachable(packet)
                     continue
-                sender = self._senders.get(peer)
-                if sender is None:
-                    sender = self._senders[peer] = PeerSender(peer, self._mesh, self._clock)
-                    nursery.start_soon(self._run_sender, sender)
+                sender = touched[peer] = self._sender(peer, nursery)
                 sender.put(packet, mono)
+            for sender in touched.values():
+                sender.flush(mono)
+
+    def _sender(self, peer: PeerId, nursery: trio.Nursery) -> PeerSender:
+        sender = self._senders.get(peer)
+        if sender is None:
+            sender = self._senders[peer] = PeerSender(peer, self._mesh, self._clock, self._undeliverable)
+            nursery.start_soon(self._run_sender, sender)
+        return sender
 
     async def _run_sender(self, sender: PeerSender) -> None:
         try:
@@ -132,26 +140,33 @@ class PacketPump:
             # idle for long, or the pump ends; the next packet makes a new one
             if self._senders.get(sender.peer) is sender:
                 del self._senders[sender.peer]
-                self._counts += sender.counters
+            self._counts += sender.counters
 
-    def _no_route(self, packet: bytes, header: Header, tun: Tun, mono: float) -> None:
-        self._counts["no-route"] += 1
-        if not self._unreachable.allow(mono):
+    def _undeliverable(self, packets: Sequence[bytes]) -> None:
+        """A peer with a route cannot be reached now: say so to who sent the packets, as a router does."""
+        self._counts["out-undeliverable"] += len(packets)
+        for packet in packets:
+            self._answer_unreachable(packet)
+
+    def _answer_unreachable(self, packet: bytes) -> None:
+        if not self._unreachable.allow(self._clock.now().mono):
             return
-        log.debug("'%s' not found in the routing table", ipaddress.ip_address(header.destination))
         answer = unreachable(packet, self._own_address)
         if answer is not None:
-            tun.write(answer)
+            self._write(answer)
 
     # -- in
 
-    async def _receive_frames(self, peer: PeerId, stream: MeshStream, tun: Tun) -> None:
+    async def _receive_frames(self, peer: PeerId, stream: MeshStream) -> None:
         decoder = FrameDecoder()
-        while data := await stream.read():
-            for packet in decoder.feed(data):
-                self._deliver(peer, packet, tun)
 
-    def _receive_from_go(self, peer: PeerId, frame: bytes, tun: Tun) -> None:
+        def take(data: bytes) -> None:
+            for packet in decoder.feed(data):
+                self._deliver(peer, packet)
+
+        await stream.feed(take)
+
+    def _receive_from_go(self, peer: PeerId, frame: bytes, /) -> None:
         try:
             packets, rest = split(frame)
         except PacketError:
@@ -160,13 +175,18 @@ class PacketPump:
         if rest:
             self._counts["in-malformed"] += 1
         for packet in packets:
-            self._deliver(peer, packet, tun)
+            self._deliver(peer, packet)
 
-    def _deliver(self, peer: PeerId, packet: bytes, tun: Tun) -> None:
-        if not self._guard.inbound(peer, packet).passes:
-            return
+    def _deliver(self, peer: PeerId, packet: bytes) -> None:
+        if self._guard.inbound(peer, packet).passes:
+            self._write(packet)
+
+    def _write(self, packet: bytes) -> None:
         try:
-            tun.write(packet)
+            if self._tun is None:
+                self._counts["in-no-device"] += 1
+            elif not self._tun.write(packet):
+                self._counts["in-refused-by-kernel"] += 1
         except (HostError, trio.ClosedResourceError):
             # the reader of the device meets the same and has it made anew
             self._counts["in-no-device"] += 1

@@ -1,14 +1,16 @@
 """The VPN interface and its traffic: brings ``edgevpn0`` up with the leased address, then lets packets flow.
 
 The interface is persistent (docs/decisions/0006): it outlives the daemon, because k3s loses its overlay with it. On a
-change of address the old one is taken off first. What the machine refuses is a typed reason and is tried again; the
-mesh and the ledger go on without the interface.
+change of address the old one is taken off first. While packets flow the interface is watched: when somebody takes the
+address away, sets it down or deletes it, it is put right or made anew. What the machine refuses is a typed reason and
+is tried again; the mesh and the ledger go on without the interface.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import trio
@@ -17,13 +19,14 @@ from provider_kairos.api.model import VpnStatus
 from provider_kairos.clock import Clock
 from provider_kairos.daemon.ledger_service import LedgerService
 from provider_kairos.daemon.packet_pump import PacketPump
-from provider_kairos.daemon.reasons import InterfaceNotReady
+from provider_kairos.daemon.reasons import InterfaceNotReady, LeaseNotSaved
 from provider_kairos.daemon.settings import DaemonSettings
 from provider_kairos.daemon.status import Phases
+from provider_kairos.daemon.supervision import known_error
+from provider_kairos.daemon.vpn_interface import Links, VpnInterface
 from provider_kairos.errors import HostError, Waiting
 from provider_kairos.ids import PeerId
 from provider_kairos.mesh.node import Mesh
-from provider_kairos.system.links import LinkManager
 from provider_kairos.system.tun import Tun, open_tun
 
 if TYPE_CHECKING:
@@ -34,22 +37,40 @@ __all__ = ["VpnService"]
 log = logging.getLogger(__name__)
 
 RETRY = 3.0
+"""Seconds until what the machine refused is tried again."""
+
+LOOK_AGAIN = 1.0
+"""Seconds between two looks at the interface, however much happens to this machine's links."""
+
+
+def _open_device(name: str) -> Tun:
+    return open_tun(name, None)
 
 
 class VpnService:
     """``use_address`` is told by the lease which address to use; None means none any more."""
 
     def __init__(
-        self, settings: DaemonSettings, ledger: LedgerService, mesh: Mesh, clock: Clock, phases: Phases
+        self,
+        settings: DaemonSettings,
+        ledger: LedgerService,
+        mesh: Mesh,
+        clock: Clock,
+        phases: Phases,
+        *,
+        open_device: Callable[[str], Tun] = _open_device,
+        links: Links | None = None,
     ) -> None:
         self.settings = settings
         self.lease: LeaseService | None = None
         self._phases = phases
         self._address: tuple[str, int] | None = None
         self._changed = trio.Event()
-        self._links = LinkManager()
+        self._interface = VpnInterface(settings.interface, settings.mtu, links)
+        self._open_device = open_device
         self._trouble: HostError | None = None
         self._ready = False
+        self._was_ready = False
         self._pump = PacketPump(settings, ledger, mesh, clock)
 
     # -- told from outside
@@ -64,6 +85,10 @@ class VpnService:
     def forget(self, peer: PeerId) -> None:
         """A peer is gone: its streams are too."""
         self._pump.forget(peer)
+
+    def greet(self, peer: PeerId) -> None:
+        """A peer is connected: what waits for it may go now."""
+        self._pump.greet(peer)
 
     # -- what is known
 
@@ -81,10 +106,10 @@ class VpnService:
         """Why it does not run."""
         reasons: list[Waiting] = list(self.lease.waiting()) if self.lease else []
         if self.lease is not None and self.lease.trouble is not None:
-            reasons.append(InterfaceNotReady(self.settings.interface, f"the lease is not saved: {self.lease.trouble}"))
+            reasons.append(LeaseNotSaved(str(self.lease.trouble)))
         if self._trouble is not None:
             reasons.append(InterfaceNotReady(self.settings.interface, str(self._trouble)))
-        return reasons
+        return [*reasons, *self._interface.conflicts]
 
     @property
     def counters(self) -> Counter[str]:
@@ -102,47 +127,51 @@ class VpnService:
                 await self._changed.wait()
                 continue
             try:
-                tun = self._bring_up(address)
-            except HostError as error:
-                if str(error) != str(self._trouble):
-                    log.error("interface %s: %s", self.settings.interface, error)  # noqa: TRY400 - no traceback needed
-                self._trouble = error
-                with trio.move_on_after(RETRY):
-                    await self._changed.wait()
+                await self._serve(address)
+            except (HostError, ExceptionGroup) as error:
+                known = known_error(error)
+                if not isinstance(known, HostError):
+                    raise
+                self._note(known)
+            else:
                 continue
+            with trio.move_on_after(RETRY if not self._was_ready else RETRY / 3):
+                await self._changed.wait()
+
+    async def _serve(self, address: tuple[str, int]) -> None:
+        """Let packets flow until the address changes. Raises HostError, perhaps in a group, when the machine refuses."""
+        name, text = self.settings.interface, f"{address[0]}/{address[1]}"
+        self._was_ready = False
+        with self._open_device(name) as tun:
+            if self.settings.bootstrap_interface:
+                self._interface.put_right(text)
+            self._was_ready = self._ready = True
             self._trouble = None
-            self._ready = True
             self._phases.reach("interface")
-            log.info("interface %s has %s/%d", self.settings.interface, *address)
+            log.info("interface %s has %s", name, text)
             try:
-                await self._serve(tun, address[0])
-            except HostError as error:  # somebody deleted the interface: made anew
-                self._trouble = error
-                log.error("%s", error)  # noqa: TRY400 - no traceback needed
-                await trio.sleep(RETRY / 3)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._pump.run, tun, address[0])
+                    if self.settings.bootstrap_interface:
+                        nursery.start_soon(self._watch_interface, text)
+                    await self._changed.wait()
+                    nursery.cancel_scope.cancel()
             finally:
                 self._ready = False
-                tun.close()
 
-    async def _serve(self, tun: Tun, address: str) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._pump.run, tun, address)
-            await self._changed.wait()
-            nursery.cancel_scope.cancel()
+    async def _watch_interface(self, address: str) -> None:
+        """Put the interface right whenever something on this machine changes it. Raises HostError when that fails."""
+        with self._interface.links.watch() as changes:
+            while True:
+                # looked at before the first wait too: something may have happened before we listened
+                if done := self._interface.put_right(address):
+                    log.warning(
+                        "interface %s was changed by somebody; again: %s", self._interface.name, ", ".join(done)
+                    )
+                await trio.sleep(LOOK_AGAIN)
+                await changes.wait()
 
-    def _bring_up(self, address: tuple[str, int]) -> Tun:
-        """Open the interface and give it exactly this address. Raises HostError."""
-        name, text = self.settings.interface, f"{address[0]}/{address[1]}"
-        if not self.settings.bootstrap_interface:
-            return open_tun(name, None)
-        tun = open_tun(name, self.settings.mtu)
-        try:
-            for old in self._links.addresses(name):
-                if old.ip.version == 4 and str(old.ip) != text:
-                    self._links.delete_address(name, str(old.ip))
-            self._links.add_address(name, text)
-            self._links.set_up(name)
-        except BaseException:
-            tun.close()
-            raise
-        return tun
+    def _note(self, error: HostError) -> None:
+        if str(error) != str(self._trouble):
+            log.error("interface %s: %s", self.settings.interface, error)
+        self._trouble = error

@@ -58,6 +58,9 @@ LARGE_NETWORK = 30
 
 SLOWEST_HEARTBEAT = 80.0
 
+MAX_REPEATS = 512
+"""Authors whose last block is remembered; anybody with the token can make up more."""
+
 REPEATS_HOLD = 60.0
 """Seconds for which a repeated block is taken as read."""
 
@@ -232,6 +235,8 @@ class Ledger:
         self._note_lack(via, lack, now)
         self.counters["received"] += 1
         if not lack:
+            if len(self._repeats) >= MAX_REPEATS and via not in self._repeats:
+                self._repeats.pop(next(iter(self._repeats)))
             self._repeats[via] = (hash(data), self.revision, now.mono)
         return Received(changed, tuple(merged.rejected), bool(lack), merged.signed, merged.unsigned)
 

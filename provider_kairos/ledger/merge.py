@@ -17,13 +17,15 @@ from provider_kairos.ledger.block import Storage
 from provider_kairos.ledger.entry import Entry
 from provider_kairos.ledger.model import Forgotten, LedgerSettings, RecordKey, Rejection
 from provider_kairos.ledger.policy import NANO, OWNERSHIP, Outcome, OwnershipMode, Surroundings, judge
-from provider_kairos.ledger.records import Records
+from provider_kairos.ledger.records import Records, entry_size
 from provider_kairos.ledger.signing import verify
 
 __all__ = ["Graveyard", "Merge", "Merged", "lacks"]
 
 MAX_REJECTIONS = 100
 MAX_FORGOTTEN = 10_000
+AUTHORS_SHARE = 0.1
+"""What one author may hold of the whole ledger in open buckets; unsigned records have one author, nobody."""
 
 
 class Graveyard:
@@ -116,7 +118,10 @@ class Merge:
             return
         rejected = judgement.outcome is Outcome.REJECT
         keep = not rejected or self._settings.mode is OwnershipMode.OBSERVE
-        if keep and stored is None and self._records.count >= self._settings.max_records:
+        account = entry.owner
+        if keep and bucket not in OWNERSHIP and entry.sig and not verify(bucket, key, entry):
+            account = ""
+        if keep and not self._has_room(bucket, key, entry, stored, account):
             merged.count("full")
             return
         if rejected:
@@ -125,10 +130,34 @@ class Merge:
                 merged.rejected.append(Rejection(bucket, key, entry.owner, judgement.reason, stored=keep))
         if not keep:
             return
-        if bucket not in OWNERSHIP and entry.sig and not verify(bucket, key, entry):
+        if account != entry.owner:
             merged.count("false_signatures_in_open_buckets")  # accepted: Go neither checks nor cares
-        self._records.put(bucket, key, entry)
+        self._records.put(bucket, key, entry, account)
         merged.changed.add((bucket, key))
+
+    def _has_room(self, bucket: str, key: str, entry: Entry, stored: Entry | None, account: str) -> bool:
+        """Whether the ledger may grow by this entry.
+
+        A quarter of it is kept for what only its owner may write, and in open buckets one author may hold a tenth:
+        otherwise one member that runs wild could keep every new node out, and a block that outgrows the network's
+        messages would silence us. In ``observe`` nobody need sign, so nobody is told from the others.
+        """
+        settings, records = self._settings, self._records
+        share = 1.0 if bucket in OWNERSHIP else 0.75
+        if stored is None and records.count >= settings.max_records * share:
+            return False
+        growth = entry_size(bucket, key, entry) - (entry_size(bucket, key, stored) if stored is not None else 0)
+        if growth > 0 and records.size + growth > settings.max_ledger_bytes * share:
+            return False
+        if bucket in OWNERSHIP or settings.mode is OwnershipMode.OBSERVE:
+            return True
+        if stored is not None and growth <= 0 and records.account(bucket, key) == account:
+            return True
+        return (
+            records.held[account] < settings.max_records * AUTHORS_SHARE
+            and records.held_bytes[account] + entry_size(bucket, key, entry)
+            <= settings.max_ledger_bytes * AUTHORS_SHARE
+        )
 
 
 def lacks(theirs: Storage, ours: Storage) -> frozenset[tuple[str, str, int]]:

@@ -55,6 +55,7 @@ class LedgerSettings:
     burst_gap: float = 0.2
     max_block_bytes: int = MAX_BLOCK_BYTES
     max_records: int = 20_000
+    max_ledger_bytes: int = MAX_BLOCK_BYTES // 2
 
     @property
     def retention(self) -> float:

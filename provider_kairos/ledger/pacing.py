@@ -41,7 +41,7 @@ class Pacing:
         self._periodic: float | None = None
         self._shown_since = False  # somebody else showed our state since the last periodic deadline
         self._sent = float("-inf")
-        self._answered: OrderedDict[str, object] = OrderedDict()
+        self._answered: OrderedDict[str, int] = OrderedDict()
         self._synced: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def changed(self, mono: float, *, routine: bool = False) -> None:
@@ -81,9 +81,10 @@ class Pacing:
         After that the periodic broadcast must do: the peer may be refusing the record for good.
         """
         self._synced.pop(peer, None)
-        if self._answered.get(peer) == lack:
+        fingerprint = hash(lack)  # a lack may be the whole ledger; one per peer would be a lot to keep
+        if self._answered.get(peer) == fingerprint:
             return
-        _remember(self._answered, peer, lack)
+        _remember(self._answered, peer, fingerprint)
         due = max(mono + self._rng.uniform(*ANSWER_DELAY), self._sent + self._settings.burst_gap)
         self._answer = due if self._answer is None else min(self._answer, due)
         self._gap = self._settings.sync_interval

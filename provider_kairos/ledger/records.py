@@ -6,6 +6,7 @@ the next change, so that an idle node does not render anything twice.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from provider_kairos.ledger.block import Block, Storage, block_hash, genesis, go
 from provider_kairos.ledger.entry import Entry
 from provider_kairos.ledger.model import RecordKey
 
-__all__ = ["Records"]
+__all__ = ["Records", "entry_size"]
 
 
 class Records:
@@ -24,6 +25,12 @@ class Records:
         self.storage: Storage = {name: dict(bucket) for name, bucket in base.storage.items()}
         self.revision = base.index
         self.count = sum(map(len, self.storage.values()))
+        self.size = 0
+        # Per author (see Merge): how many records, how many bytes; and on whose account each record is.
+        self.held: Counter[str] = Counter()
+        self.held_bytes: Counter[str] = Counter()
+        self._accounts: dict[RecordKey, str] = {}
+        self._count_anew()
         self._block: Block = replace(base, storage=_snapshot(self.storage))
         self._index = base.index
         self._changed_ns: int | None = None
@@ -54,17 +61,21 @@ class Records:
 
     # writing
 
-    def put(self, bucket: str, key: str, entry: Entry) -> None:
-        """Store an entry."""
+    def put(self, bucket: str, key: str, entry: Entry, account: str | None = None) -> None:
+        """Store an entry. ``account`` is who answers for it when that is not its owner."""
         records = self.storage.setdefault(bucket, {})
-        self.count += key not in records
+        old = records.get(key)
+        self.count += old is None
+        if old is not None:
+            self._uncharge(bucket, key, old)
+        self._charge(bucket, key, entry, entry.owner if account is None else account)
         records[key] = entry
         self._dirty.add((bucket, key))
 
     def remove(self, bucket: str, key: str) -> None:
         """Take a record away physically, and its bucket when that is empty then."""
         records = self.storage[bucket]
-        del records[key]
+        self._uncharge(bucket, key, records.pop(key))
         if not records:
             del self.storage[bucket]
         self.count -= 1
@@ -85,11 +96,39 @@ class Records:
             changed |= {(name, key) for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
         self.storage = {name: dict(bucket) for name, bucket in block.storage.items()}
         self.count = sum(map(len, self.storage.values()))
+        self._count_anew()
         self._block, self._index = block, block.index
         self._changed_ns = self._packed = None
         self.revision += 1
         self._dirty |= changed
         return frozenset(changed)
+
+    def account(self, bucket: str, key: str) -> str | None:
+        """Who answers for a record."""
+        return self._accounts.get((bucket, key))
+
+    def _charge(self, bucket: str, key: str, entry: Entry, account: str) -> None:
+        size = entry_size(bucket, key, entry)
+        self._accounts[bucket, key] = account
+        self.size += size
+        self.held[account] += 1
+        self.held_bytes[account] += size
+
+    def _uncharge(self, bucket: str, key: str, entry: Entry) -> None:
+        size, account = entry_size(bucket, key, entry), self._accounts.pop((bucket, key))
+        self.size -= size
+        self.held[account] -= 1
+        self.held_bytes[account] -= size
+        if not self.held[account]:
+            del self.held[account], self.held_bytes[account]
+
+    def _count_anew(self) -> None:
+        self.size = 0
+        self.held.clear()
+        self.held_bytes.clear()
+        self._accounts.clear()
+        for bucket, key, entry in self:
+            self._charge(bucket, key, entry, entry.owner)
 
     def take_dirty(self) -> frozenset[RecordKey]:
         """The records touched since the last call."""
@@ -119,6 +158,11 @@ class Records:
         if self._packed is None:
             self._packed = pack(self.block)
         return self._packed
+
+
+def entry_size(bucket: str, key: str, entry: Entry) -> int:
+    """About what a record adds to a block, in bytes of its text."""
+    return len(bucket) + len(key) + len(entry.value) + len(entry.owner) + 200
 
 
 def _snapshot(storage: Storage) -> Storage:

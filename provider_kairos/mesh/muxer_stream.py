@@ -8,6 +8,7 @@ frames into the connection's queue and may be cancelled at any point without har
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -48,6 +49,7 @@ class Stream:
     __slots__ = (
         "_closed_here",
         "_consumed",
+        "_failure",
         "_first_flag",
         "_grew_at",
         "_muxer",
@@ -55,6 +57,7 @@ class Stream:
         "_readable",
         "_receive_window",
         "_send_window",
+        "_taker",
         "_window_size",
         "_writable",
         "born",
@@ -86,6 +89,8 @@ class Stream:
         self.bytes_in = 0
         self.bytes_out = 0
         self._closed_here = False
+        self._taker: Callable[[bytes], None] | None = None
+        self._failure: Exception | None = None
         self._queue: deque[bytes] = deque()
         self._readable: trio.Event | None = None
         self._writable: trio.Event | None = None
@@ -131,6 +136,27 @@ class Stream:
             self._muxer.buffered -= len(data)
             self._credit(len(data))
         return data
+
+    async def feed(self, take: Callable[[bytes], None]) -> None:
+        """Hand what arrives to ``take``, frame by frame and without a wake-up of this task, until the peer's end.
+
+        ``take`` runs inside the connection's reader and must not wait. What it raises ends the feeding and is raised
+        here. Raises StreamEndedError after a reset.
+        """
+        while self._queue:
+            take(await self.read())
+        self._taker = take
+        try:
+            while not (self._failure or self.ended or self.fin_received):
+                if self._readable is None:
+                    self._readable = trio.Event()
+                await self._readable.wait()
+        finally:
+            self._taker = None
+        if self._failure is not None:
+            raise self._failure
+        if self.ended:
+            raise StreamEndedError(f"stream {self.protocol} was reset")
 
     async def write(self, data: bytes) -> None:
         """Send everything. Raises StreamEndedError. Cancelling may leave a part unsent, never a broken connection."""
@@ -200,7 +226,14 @@ class Stream:
         if self.handler is not None:
             self.handler(self._muxer.peer, body)
             self._credit(size)
-        elif self._closed_here or self.fin_received:
+        elif self._taker is not None:
+            try:
+                self._taker(body)
+            except Exception as error:  # noqa: BLE001 - it is the stream's owner's, and raised there
+                self._failure, self._taker = error, None
+                self._wake_readers()
+            self._credit(size)
+        elif self._closed_here or self.fin_received or self._failure:
             self._credit(size)
         else:
             self._queue.append(body)

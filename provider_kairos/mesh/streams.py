@@ -43,6 +43,10 @@ class MeshStream:
         """At most ``limit`` bytes, never of two frames; empty at the end. Raises StreamEndedError after a reset."""
         return await self._stream.read(limit)
 
+    async def feed(self, take: Callable[[bytes], None]) -> None:
+        """Call ``take`` with what arrives, at once and inside the reader, until the end; raises what ``take`` raises."""
+        await self._stream.feed(take)
+
     async def write(self, data: bytes) -> None:
         """Send everything. Raises StreamEndedError."""
         await self._stream.write(data)

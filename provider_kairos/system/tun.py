@@ -79,7 +79,7 @@ class Tun:
                 if packets:
                     break  # deliver those first; the next call meets the error again
                 raise HostError(
-                    f"interface {self.name} is gone: {error.strerror}", hint="it is made again when the daemon restarts"
+                    f"interface {self.name} is gone: {error.strerror}", hint="it is made again by itself"
                 ) from error
             packets.append(bytes(self._view[:size]))
         self.read_packets += len(packets)
@@ -101,7 +101,7 @@ class Tun:
                 self.write_errors += 1
                 return False
             raise HostError(
-                f"interface {self.name} is gone: {error.strerror}", hint="it is made again when the daemon restarts"
+                f"interface {self.name} is gone: {error.strerror}", hint="it is made again by itself"
             ) from error
         self.written_packets += 1
         return True

@@ -32,11 +32,14 @@ from provider_kairos.mesh.swarm import Connection, Swarm
 from provider_kairos.mesh.wire import encode_delimited, encode_varint
 from provider_kairos.mesh.yamux_frames import encode_header
 
+PACKETS = "/kairos-p2p/packets/1"
+"""Served by the daemon only."""
+
 STREAM_PROTOCOLS = (*GOSSIP, identify.IDENTIFY, identify.PUSH, identify.PING, "/edgevpn/0.1")
-WORKERS = 8
+WORKERS = 12
 """Connections at a time; a node takes 16 unfinished ones from one address."""
 
-PATIENCE = 0.5
+PATIENCE = 0.2
 """Seconds for one connection: after some garbage both sides wait for more."""
 
 LAYERS = ("tcp", "multistream", "tls", "noise", "yamux", "stream-multistream")
@@ -116,6 +119,8 @@ def identity(rng: random.Random) -> bytes:
 
 def payload(rng: random.Random, protocol: str) -> bytes:
     """Something for a stream of ``protocol``."""
+    if protocol == PACKETS:
+        return packets(rng)
     make = rpc if protocol in GOSSIP else identity
     good = make(rng)
     return rng.choice(
@@ -129,6 +134,18 @@ def payload(rng: random.Random, protocol: str) -> bytes:
             absurd_length(rng),
         )
     )
+
+
+def packets(rng: random.Random) -> bytes:
+    """Frames of packets, right, bent, absurdly long, or of a later version; the packets in them are no better."""
+    out = b""
+    for _ in range(rng.randrange(1, 8)):
+        size = rng.choice((0, 1, 19, 20, 40, 1200))
+        head = bytes([rng.choice((0x45, 0x45, 0x4F, 0x40, 0x60, 0x00, 0xF5)), 0])
+        packet = head + rng.choice((size, size + 1, 0xFFFF)).to_bytes(2, "big") + rng.randbytes(max(size - 4, 0))
+        length = rng.choice((len(packet), len(packet), len(packet) + 1, 0, 262_144, 262_145, 2**24 - 1))
+        out += bytes([rng.choice((0, 0, 0, 1, 2, 255))]) + length.to_bytes(3, "big") + packet
+    return bend(rng, out) if rng.random() < 0.5 else out
 
 
 def frames(rng: random.Random) -> bytes:
@@ -160,7 +177,7 @@ class Attacker:
 
     async def attack(self, kind: str, count: int) -> None:
         """Send ``count`` pieces of garbage of one kind."""
-        if kind in STREAM_PROTOCOLS or kind == "stream-multistream":
+        if kind.startswith("/") or kind == "stream-multistream":
             await self._streams(kind, count)
             return
         one: Callable[[], Awaitable[None]] = getattr(self, "_" + kind)
@@ -361,7 +378,7 @@ def main() -> None:
     parser.add_argument("address")
     parser.add_argument("--count", type=int, default=count_from_environment())
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
-    parser.add_argument("--kind", action="append", choices=KINDS)
+    parser.add_argument("--kind", action="append", choices=(*KINDS, PACKETS))
     given = parser.parse_args()
     report = trio.run(attack_all, given.address, given.count, given.seed, tuple(given.kind or KINDS))
     print(json.dumps(report))

@@ -431,9 +431,68 @@ def test_a_false_signature_in_an_open_bucket_is_accepted_and_counted():
 
 def test_a_flood_of_keys_stops_at_the_limit():
     box = Box(max_records=100)
-    box.hears(*(box.signs(B, "kairos", f"k{number}", "1") for number in range(500)))
-    assert len(box.ledger.bucket("kairos") or {}) == 100
-    assert box.ledger.counters["full"] == 400
+    box.hears(box.signs(B, "users", B.peer_id, "1"), *(box.signs(B, "kairos", f"k{n}", "1") for n in range(500)))
+    assert len(box.ledger.bucket("kairos") or {}) == 10
+    assert box.ledger.get("users", B.peer_id) == "1"
+    assert box.ledger.counters["full"] == 490
+
+
+def test_a_flood_by_one_author_leaves_room_for_others():
+    box = Box(max_records=100)
+    box.hears(*(("kairos", f"k{number}", Entry("1")) for number in range(500)))
+    box.hears(*(box.signs(B, "kairos", f"b{number}", "1") for number in range(500)))
+    box.hears(box.signs(C, "kairos", "c", "1"))
+    assert box.ledger.get("kairos", "c") == "1"
+
+
+def test_a_flood_by_many_authors_leaves_room_for_what_only_its_owner_may_write():
+    box = Box(max_records=100)
+    for number in range(20):
+        signer = Signer(bytes([100 + number]) * 32)
+        box.hears(*(box.signs(signer, "kairos", f"{number}-{key}", "1") for key in range(10)))
+    assert len(box.ledger.bucket("kairos") or {}) == 75
+    box.hears(box.signs(C, "healthcheck", C.peer_id, heartbeat_text(box.now.unix)))
+    assert C.peer_id in box.ledger.live_peers(box.now)
+
+
+def test_one_authors_quota_cannot_be_used_up_in_its_name():
+    box = Box(max_records=100)
+    box.hears(
+        *(("kairos", f"k{number}", replace(box.signs(B, "kairos", "x", "1")[2], value="2")) for number in range(500))
+    )
+    box.hears(box.signs(B, "kairos", "own", "1"))
+    assert box.ledger.get("kairos", "own") == "1"
+
+
+def test_giant_values_stop_at_the_limit_of_bytes_and_smaller_ones_make_room_again():
+    box = Box(max_ledger_bytes=1_000_000)
+    for number in range(30):
+        box.hears(box.signs(B, "kairos", f"k{number}", f'"{"x" * 40_000}"'))
+    assert len(box.ledger.bucket("kairos") or {}) == 2
+    box.hears(box.signs(B, "kairos", "k0", '"small"', ahead=1))
+    box.hears(box.signs(B, "kairos", "k9", f'"{"x" * 40_000}"', ahead=1))
+    assert box.ledger.get("kairos", "k9") is not None
+
+
+def test_the_counts_of_what_is_held_stay_right():
+    box = Box()
+    records = box.ledger._records
+    box.hears(*(box.signs(B, "kairos", f"k{number}", "1") for number in range(5)))
+    box.hears(box.signs(C, "kairos", "k0", '"longer"', ahead=1))
+    box.hears(box.signs(B, "kairos", "k1", "", ahead=1, deleted=True))
+    records.remove("kairos", "k2")
+    sizes, held = records.size, dict(records.held)
+    records._count_anew()
+    assert (sizes, held) == (records.size, dict(records.held))
+    assert held == {B.peer_id: 3, C.peer_id: 1}
+
+
+def test_authors_without_end_do_not_fill_the_memory():
+    box = Box()
+    for number in range(2000):
+        seed = number.to_bytes(2, "big") * 16
+        box.hears(via=Signer(seed))
+    assert len(box.ledger._repeats) <= 512
 
 
 # --- liveness ---
