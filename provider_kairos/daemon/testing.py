@@ -156,7 +156,7 @@ class FakeWatch:
     def __init__(self, links: FakeLinks) -> None:
         self._links = links
 
-    async def wait(self, settle: float = 0.05) -> None:
+    async def wait(self) -> None:
         """As the real one."""
         await self._links.changed.wait()
         self._links.changed = trio.Event()
@@ -191,7 +191,7 @@ class FakeLinks:
 
     def addresses(self, interface: str | None = None) -> list[Address]:
         """As the real one."""
-        found = [Address(1, name, ipaddress.ip_interface(text)) for name, text in self.held]  # type: ignore[arg-type]
+        found = [Address(1, name, ipaddress.ip_interface(text)) for name, text in self.held]
         return [each for each in found if interface in {None, each.interface}]
 
     def _do(self, interface: str, words: str) -> None:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 PROGRAM = str(Path(sys.executable).parent / "kairos-p2p")
@@ -66,8 +66,9 @@ class DaemonProcess:
             )
         return self
 
-    def __enter__(self) -> DaemonProcess:
-        return self.start()
+    def __enter__(self) -> Self:
+        self.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.kill()
@@ -181,4 +182,4 @@ class DaemonProcess:
 
     @property
     def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
