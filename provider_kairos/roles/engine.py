@@ -25,7 +25,7 @@ from provider_kairos.roles import reasons
 from provider_kairos.roles.assignment import assign
 from provider_kairos.roles.clocks import Clocks
 from provider_kairos.roles.effects import Configure, Effect, PutKey, Step
-from provider_kairos.roles.founding import Decision, Founding, LeaderFounding, first_master
+from provider_kairos.roles.founding import Decision, Founding, LeaderFounding, first_master, stranger_of
 from provider_kairos.roles.leader import Leadership, Leading
 from provider_kairos.roles.model import (
     IP_MASTER,
@@ -130,6 +130,8 @@ class RolesEngine:
             waiting += given.waiting
         wanted += self._publication(view, local, role, now)
 
+        if held is not None and (stranger := stranger_of(view, held.generation, now)):
+            waiting.append(reasons.TwoClusters(stranger))
         if not (held and local.deployed):
             configure, why = self._configuration(view, local, role, leading, decision)
             if configure is not None and configure.role.first and not configure.generation:

@@ -38,7 +38,7 @@ from provider_kairos.roles.reasons import (
     NoVirtualIp,
 )
 
-__all__ = ["Decision", "Founding", "LeaderFounding", "first_master", "holder_of"]
+__all__ = ["Decision", "Founding", "LeaderFounding", "first_master", "holder_of", "stranger_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,20 @@ def first_master(view: View, now: Now) -> NodeUuid | None:
 def holder_of(view: View, me: NodeUuid) -> NodeUuid | None:
     """Another node that holds a role on disk for this bucket, if any."""
     return min((n.uuid for n in view.nodes.values() if n.held and n.uuid != me), default=None)
+
+
+def stranger_of(view: View, generation: str, now: Now) -> NodeUuid | None:
+    """A node that is there and holds a role of another founding; generations that nobody named say nothing."""
+    if not generation:
+        return None
+    return min(
+        (
+            node.uuid
+            for node in view.nodes.values()
+            if node.held and node.meta and node.meta.generation not in {"", generation} and node.advertises(now)
+        ),
+        default=None,
+    )
 
 
 class LeaderFounding:

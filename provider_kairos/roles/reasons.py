@@ -26,6 +26,7 @@ __all__ = [
     "RoleNone",
     "Settling",
     "TokenNotWritten",
+    "TwoClusters",
 ]
 
 
@@ -123,6 +124,21 @@ class AnotherFirstMaster(Waiting):
     def text(self) -> str:
         """One sentence for people."""
         return f"{self.first} is first master; this node waits for another role"
+
+
+@dataclass(frozen=True, slots=True)
+class TwoClusters(Waiting):
+    """Nodes of two foundings meet under one network id: islands that were apart when they formed."""
+
+    code: ClassVar[str] = "two-clusters"
+    other: str
+
+    def text(self) -> str:
+        """One sentence for people."""
+        return (
+            f"{self.other} belongs to another cluster of the same network id, founded apart from this node's; "
+            "neither changes by itself: reset the nodes of one, or give them another p2p.network_id"
+        )
 
 
 @dataclass(frozen=True, slots=True)

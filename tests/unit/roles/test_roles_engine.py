@@ -339,3 +339,29 @@ def test_no_secret_in_any_repr():
     for text in (repr(result), repr(node.truth), repr(view_of(node.values))):
         assert "K10x" not in text
         assert "kc-x" not in text
+
+
+def test_two_clusters_under_one_network_id_are_said_on_both_sides_and_nobody_changes():
+    for mine, theirs in (("1", "2"), ("2", "1")):
+        node = Node()
+        node.others("a", "b")
+        node.values |= {
+            "a-role": "master",
+            "a-meta": Meta(held=Role.MASTER, deployed=True, generation=theirs).value(),
+            "b-meta": Meta(held=Role.WORKER, deployed=True).value(),  # by a Go master: no generation, no stranger
+        }
+        node.truth = LocalTruth(held=Held(Role.MASTER, "kairos", mine), deployed=True, ip="10.1.0.7")
+        result = node.step()
+        assert codes(result) == ["two-clusters"]
+        assert "a belongs to another cluster" in result.waiting[0].text()
+        assert result.role is Role.MASTER
+        assert configure(result) == []
+
+
+def test_nodes_of_an_earlier_founding_that_are_gone_are_no_second_cluster():
+    node = Node()
+    node.others("a")
+    node.values["a-meta"] = Meta(held=Role.MASTER, deployed=True, generation="1").value()
+    node.truth = LocalTruth(held=Held(Role.MASTER, "kairos", "2"), deployed=True, ip="10.1.0.7")
+    assert codes(node.step()) == ["two-clusters"]
+    assert codes(node.step(16 * 60)) == []
