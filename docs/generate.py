@@ -101,6 +101,7 @@ REMEDIES = {
     "confirming-founding": "nothing: a second",
     "another-first-master": "nothing: another role follows",
     "forced-beside-first": "what the sentence says",
+    "two-clusters": "what the sentence says",
     "cluster-exists": "bring its first master back; if it is lost for good, set `p2p.role: master` on one node, or "
     "reset all",
     "ha-incomplete": "switch more boxes on, or lower `p2p.auto.ha.master_nodes`",
