@@ -94,7 +94,8 @@ from provider_kairos.config import load
     ],
 )
 def test_combinations(text, key, place, words, severity):
-    (notice,) = load(text, "f").warnings
+    # kube-vip is not built in yet, which is said beside whatever else there is to say about it
+    (notice,) = (n for n in load(text, "f").warnings if "not part of this version" not in n.message)
     assert notice.key == key
     assert (notice.line, notice.column) == place
     assert words in notice.message
