@@ -128,6 +128,8 @@ class Daemon:
                     log.info("epoch %d: topic and seal key changed", counter)
             if self.lease is not None:
                 self.lease.poke()
+            if self.vpn is not None:
+                self.vpn.room_changed()
 
 
 def _mesh_settings(settings: DaemonSettings, seed: bytes) -> MeshSettings:

@@ -8,7 +8,6 @@ guard before they reach the device. The handlers are there only while there is a
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from provider_kairos.mesh.node import Mesh
 from provider_kairos.mesh.streams import MeshStream
 from provider_kairos.system.tun import Tun
 from provider_kairos.vpn.guard import Guard
-from provider_kairos.vpn.packets import PacketError, RateLimit, split, unreachable
+from provider_kairos.vpn.packets import PacketError, RateLimit, parse, split, unreachable
 from provider_kairos.vpn.records import LEASE_BUCKET, MACHINES_BUCKET
 from provider_kairos.vpn.routes import RouteTable
 from provider_kairos.vpn.session import EDGEVPN_PROTOCOL, PACKETS_PROTOCOL
@@ -54,7 +53,7 @@ class PacketPump:
         self._senders: dict[PeerId, PeerSender] = {}
         self._unreachable = RateLimit()
         self._counts: Counter[str] = Counter()
-        self._own_address = b""
+        self._look = trio.Event()
         # What arrives goes to the device of the moment: streams of peers outlive a device that is made anew.
         self._tun: Tun | None = None
 
@@ -71,14 +70,17 @@ class PacketPump:
         if sender := self._senders.get(peer):
             sender.disconnected()
 
+    def room_changed(self) -> None:
+        """A peer came into the ledger room or left it: look at the routes."""
+        self._look.set()
+
     def greet(self, peer: PeerId) -> None:
         """A peer is connected."""
         if sender := self._senders.get(peer):
             sender.connected()
 
-    async def run(self, tun: Tun, address: str) -> None:
+    async def run(self, tun: Tun) -> None:
         """Serve ``tun`` until cancelled. Raises HostError when the device is gone."""
-        self._own_address = ipaddress.ip_address(address).packed
         self._tun = tun
         self._mesh.set_stream_handler(PACKETS_PROTOCOL, self._receive_frames)
         self._mesh.set_packet_handler(EDGEVPN_PROTOCOL, self._receive_from_go)
@@ -95,12 +97,22 @@ class PacketPump:
         while True:
             seen = self._ledger.revision
             self._update_routes()
-            with trio.move_on_after(LIVENESS_CHECK):
-                await self._ledger.wait_revision(seen, _BUCKETS)
+            self._look = trio.Event()
+            async with trio.open_nursery() as nursery:
+                nursery.cancel_scope.deadline = trio.current_time() + LIVENESS_CHECK
+                nursery.start_soon(self._wait_ledger, seen, nursery.cancel_scope)
+                await self._look.wait()
+                nursery.cancel_scope.cancel()
+
+    async def _wait_ledger(self, seen: int, scope: trio.CancelScope) -> None:
+        await self._ledger.wait_revision(seen, _BUCKETS)
+        scope.cancel()
 
     def _update_routes(self) -> None:
         ledger = self._ledger.ledger
-        live = frozenset(ledger.live_peers(self._clock.now()))
+        # Who is in the room with us lives, whatever its heartbeat: after a restart we know none, and EdgeVPN repeats its
+        # block every 5 to 15 s only.
+        live = frozenset(ledger.live_peers(self._clock.now())) | self._mesh.on_chain()
         notes = ledger.bucket(LEASE_BUCKET) or {}
         if self._routes.update(ledger.bucket(MACHINES_BUCKET) or {}, live, notes):
             log.info("routes: %d addresses", len(self._routes))
@@ -151,7 +163,9 @@ class PacketPump:
     def _answer_unreachable(self, packet: bytes) -> None:
         if not self._unreachable.allow(self._clock.now().mono):
             return
-        answer = unreachable(packet, self._own_address)
+        header = parse(packet)
+        # In the name of whom it was for: the kernel drops what arrives from one of its own addresses.
+        answer = unreachable(packet, header.destination) if header is not None else None
         if answer is not None:
             self._write(answer)
 

@@ -71,7 +71,12 @@ class FakeMesh:
         self.paths: dict[tuple[str, str], FakeStream | Exception] = {}
         self.opened: list[tuple[str, str]] = []
         self.handlers: dict[str, Callable[..., Any]] = {}
+        self.room: set[PeerId] = set()
         self.stuck = False
+
+    def on_chain(self) -> set[PeerId]:
+        """Peers in the ledger room: ``room``."""
+        return self.room
 
     async def open_stream(self, peer: PeerId, protocol: str) -> Any:
         """As the mesh's."""

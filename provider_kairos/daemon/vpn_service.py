@@ -86,6 +86,10 @@ class VpnService:
         """A peer is gone: its streams are too."""
         self._pump.forget(peer)
 
+    def room_changed(self) -> None:
+        """A peer came into the ledger room or left it."""
+        self._pump.room_changed()
+
     def greet(self, peer: PeerId) -> None:
         """A peer is connected: what waits for it may go now."""
         self._pump.greet(peer)
@@ -151,7 +155,7 @@ class VpnService:
             log.info("interface %s has %s", name, text)
             try:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._pump.run, tun, address[0])
+                    nursery.start_soon(self._pump.run, tun)
                     if self.settings.bootstrap_interface:
                         nursery.start_soon(self._watch_interface, text)
                     await self._changed.wait()
