@@ -114,8 +114,11 @@ class StatusReporter:
         if self.vpn is not None:
             vpn = self.vpn.status()
             counters += self.vpn.counters
-        if any(peer.on_topic for peer in self.mesh.peers()):
+        alone = not any(peer.on_topic for peer in self.mesh.peers())
+        if not alone:
             self.phases.reach("peers")
+        # a lone node is ready too: it has everything that it can have, and nobody to hear a ledger of
+        needless = {"peers", "ledger"} if alone else {"peers"}
         names = PHASES if self.settings.vpn else PHASES[:3]
         phases = self.phases.document(names)
         return {
@@ -124,8 +127,7 @@ class StatusReporter:
             "version": __version__,
             "peer_id": self.mesh.peer_id,
             "hostname": hostname(),
-            # a lone node is ready too: it has everything that it can have
-            "ready": all(phase["state"] == "done" for phase in phases if phase["name"] != "peers"),
+            "ready": all(phase["state"] == "done" for phase in phases if phase["name"] not in needless),
             "uptime_seconds": round(self.phases.uptime, 3),
             "phases": phases,
             "waiting": [reason.as_dict() for reason in self.waiting()],

@@ -20,6 +20,9 @@ from provider_kairos.ledger.gojson import quote
 __all__ = ["Entry", "EntryError", "LedgerError", "canonical_bytes", "from_json", "render", "to_json"]
 
 UINT64_MAX = 2**64 - 1
+REMEMBERED = 8 * 1024
+"""Characters of an entry up to which its renderings and verdicts are remembered: peers choose how long it is."""
+
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 
@@ -46,6 +49,11 @@ class Entry:
     sig: bytes = field(default=b"", repr=False)
 
     @property
+    def size(self) -> int:
+        """About how much memory it holds, in bytes."""
+        return len(self.value) + len(self.owner) + len(self.sig)
+
+    @property
     def legacy(self) -> bool:
         """Whether it is written as a bare string: no author, no signature, no version, no tombstone."""
         return not (self.owner or self.sig or self.deleted or self.version)
@@ -62,9 +70,12 @@ def canonical_bytes(bucket: str, key: str, entry: Entry) -> bytes:
     return b"".join(parts)
 
 
-@functools.lru_cache(maxsize=4096)
 def to_json(entry: Entry) -> str:
     """The entry as Go writes it: a bare string when legacy, else an object in field order."""
+    return _to_json(entry) if entry.size > REMEMBERED else _to_json_remembered(entry)
+
+
+def _to_json(entry: Entry) -> str:
     if entry.legacy:
         return quote(entry.value)
     deleted = "true" if entry.deleted else "false"
@@ -74,6 +85,9 @@ def to_json(entry: Entry) -> str:
         f'{{"Value":{quote(entry.value)},"Owner":{quote(entry.owner)},"Version":{entry.version},'
         f'"UpdatedAt":{entry.updated_at},"Deleted":{deleted},"Sig":{sig}}}'
     )
+
+
+_to_json_remembered = functools.lru_cache(maxsize=4096)(_to_json)
 
 
 def from_json(value: Any) -> Entry:
@@ -136,11 +150,17 @@ def _signature(name: str, value: Any) -> bytes:
         raise EntryError(f"{name} is not base64") from None
 
 
-@functools.lru_cache(maxsize=4096)
 def render(entry: Entry, legacy_form: bool = False) -> str:
     """The entry as Go's ``fmt`` prints it, for the block hash (spec 5.4); up to v0.34 that is the value alone."""
     if legacy_form:
         return entry.value
+    return _render(entry) if entry.size > REMEMBERED else _render_remembered(entry)
+
+
+def _render(entry: Entry) -> str:
     deleted = "true" if entry.deleted else "false"
     sig = " ".join(map(str, entry.sig))
     return f"{{{entry.value} {entry.owner} {entry.version} {entry.updated_at} {deleted} [{sig}]}}"
+
+
+_render_remembered = functools.lru_cache(maxsize=4096)(_render)

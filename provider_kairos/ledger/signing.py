@@ -13,11 +13,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from provider_kairos.errors import LocalError, PeerError
 from provider_kairos.ids import PeerId, peer_id_of_public_key, public_key_of_peer_id
-from provider_kairos.ledger.entry import Entry, canonical_bytes
+from provider_kairos.ledger.entry import REMEMBERED, Entry, canonical_bytes
 
 __all__ = ["SEED_LENGTH", "Signer", "verify"]
 
 SEED_LENGTH = 32
+MAX_OWNER = 128
+"""Characters; no peer ID is as long, and one that is cut is none."""
 
 
 class Signer:
@@ -41,17 +43,28 @@ class Signer:
         return Entry(value, self.peer_id, version, updated_at, deleted, sig)
 
 
-@functools.lru_cache(maxsize=8192)
 def verify(bucket: str, key: str, entry: Entry) -> bool:
-    """Whether the signature is the owner's. Remembered, because every broadcast repeats every entry."""
+    """Whether the signature is the owner's. Remembered, because every broadcast repeats every entry.
+
+    Large entries are not: peers choose their size, and what is remembered stays.
+    """
     if not entry.sig or not entry.owner:
         return False
+    if len(bucket) + len(key) + entry.size > REMEMBERED:
+        return _verify(bucket, key, entry)
+    return _verify_remembered(bucket, key, entry)
+
+
+def _verify(bucket: str, key: str, entry: Entry) -> bool:
     try:
-        public = _public_key(entry.owner)
+        public = _public_key(entry.owner[:MAX_OWNER])
         public.verify(entry.sig, canonical_bytes(bucket, key, entry))
     except (InvalidSignature, PeerError, ValueError):
         return False
     return True
+
+
+_verify_remembered = functools.lru_cache(maxsize=8192)(_verify)
 
 
 @functools.lru_cache(maxsize=1024)

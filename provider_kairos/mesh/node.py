@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import Counter
+from collections import Counter, deque
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -31,6 +31,9 @@ __all__ = ["Mesh"]
 log = logging.getLogger(__name__)
 
 MESSAGES = 1024
+MESSAGE_BYTES = 32 * 1024 * 1024
+"""What may wait for the ledger; a peer chooses how large its messages are."""
+
 EVENTS = 1024
 PAUSE_FIRST, PAUSE_MOST = 0.5, 30.0
 QUIET_LOGGERS = ("libp2p", "multiaddr")
@@ -55,6 +58,7 @@ class Mesh:
         self._handlers: dict[str, StreamHandler] = {}
         self._packet_handlers: dict[str, PacketHandler] = {}
         self._message_sender, self.messages = trio.open_memory_channel[Message](MESSAGES)
+        self._waiting_sizes: deque[int] = deque()
         self._event_sender, self.events = trio.open_memory_channel[MeshEvent](EVENTS)
         self._host: Host | None = None
         self._reason = ""
@@ -252,8 +256,14 @@ class Mesh:
 
     def deliver(self, message: Message) -> None:
         """Called by the host."""
+        sizes = self._waiting_sizes
+        while len(sizes) > self.messages.statistics().current_buffer_used:
+            sizes.popleft()  # taken out meanwhile
         try:
+            if sizes and sum(sizes) + len(message.data) > MESSAGE_BYTES:
+                raise trio.WouldBlock
             self._message_sender.send_nowait(message)
+            sizes.append(len(message.data))
         except trio.WouldBlock:
             self._complaints.complain(message.via, "messages_over_limit", "the ledger does not keep up")
 

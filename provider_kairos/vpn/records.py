@@ -34,6 +34,9 @@ DHCP_BUCKET = "dhcp"
 LEASE_BUCKET = "kairos-p2p.lease"
 """Not ``kairos-p2p``: network ids are buckets too, and somebody may call a network that."""
 
+_MOST_TEXT = 16 * 1024
+"""Longer records are nonsense, and would be remembered."""
+
 _MOST_PLAIN = 32
 _MOST_LEFT = 8
 
@@ -114,7 +117,11 @@ def _note(text: str) -> LeaseNote | None:
 
 def parse_notes(bucket: Mapping[str, str]) -> dict[PeerId, LeaseNote]:
     """The readable notes of a :data:`LEASE_BUCKET`; others are passed over (a later version's, or nonsense)."""
-    return {PeerId(peer): note for peer, text in bucket.items() if (note := _note(text)) is not None}
+    return {
+        PeerId(peer): note
+        for peer, text in bucket.items()
+        if len(text) <= _MOST_TEXT and (note := _note(text)) is not None
+    }
 
 
 @lru_cache(maxsize=4096)
@@ -136,7 +143,7 @@ def parse_machines(bucket: Mapping[str, str]) -> dict[str, PeerId]:
     """Address → peer of a ``machines`` bucket. The key is what counts; unreadable records are passed over."""
     found: dict[str, PeerId] = {}
     for key, text in bucket.items():
-        machine = _machine(text)
+        machine = _machine(text) if len(text) <= _MOST_TEXT else None
         if machine is not None:
             found[key] = PeerId(machine[0])
     return found

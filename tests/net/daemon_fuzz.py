@@ -20,6 +20,7 @@ import socket
 import time
 import zlib
 from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -198,6 +199,11 @@ async def until(true: Callable[[], Any], seconds: float) -> None:
             await trio.sleep(0.02)
 
 
+def drained(host: Any, limit: int) -> bool:
+    """Whether less than ``limit`` bytes wait for each peer."""
+    return all(box._bytes < limit for box in host.gossip._outboxes.values())
+
+
 async def attack_room(
     token: str, bootstrap: str, target: tuple[str, list[tuple[str, str]]], count: int, rng: random.Random
 ) -> dict[str, int]:
@@ -226,8 +232,7 @@ async def attack_room(
             if host is None or PeerId(victim) not in host.gossip._outboxes:
                 await trio.sleep(0.05)
                 continue
-            outboxes: Any = host.gossip._outboxes
-            await until(lambda boxes=outboxes: all(box._bytes < 2_000_000 for box in boxes.values()), 120)
+            await until(partial(drained, host, 2_000_000), 120)
             epoch = host.room.current
             choice = rng.random()
             if choice < 0.05 and replays:
@@ -254,7 +259,7 @@ async def attack_room(
                 mesh.events.receive_nowait()
         host = mesh._host
         if host is not None:
-            await until(lambda: not any(box._queue for box in host.gossip._outboxes.values()), 120)
+            await until(partial(drained, host, 1), 120)
         nursery.cancel_scope.cancel()
     return {"room": sent}
 

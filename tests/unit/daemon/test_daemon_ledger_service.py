@@ -85,7 +85,7 @@ def test_a_full_disk_is_said_refuses_the_acknowledgement_and_heals(caplog):
         with pytest.raises(HostError, match="free some space"):
             await rig.service.persisted()
         assert "full" in str(rig.service.trouble)
-        while rig.service.counters["disk_errors"] < 5:
+        while rig.service.counters["disk_errors"] < 5:  # noqa: ASYNC110 - a thread writes, and virtual time runs ahead of it
             await trio.sleep(5)
         rig.disk.full = False
         await rig.service.persisted()
@@ -118,7 +118,8 @@ def test_what_waits_for_a_full_disk_does_not_fill_the_memory():
 
 def test_what_changes_while_the_disk_writes_is_written_next():
     async def scenario(rig):
-        save, once = rig.disk.save, []
+        save = rig.disk.save
+        once: list[bool] = []
 
         def slow(rows):
             if not once:

@@ -37,7 +37,7 @@ class Inbound:
     """A peer's stream of frames as the mesh hands it over."""
 
     def __init__(self):
-        self.take = None
+        self.take: Any = None
 
     async def feed(self, take):
         self.take = take
@@ -49,11 +49,12 @@ class Rig:
 
     def __init__(self):
         self.clock = TrioClock()
-        self.mesh: Any = FakeMesh(US.peer_id)
+        self.mesh = FakeMesh(US.peer_id)
+        mesh: Any = self.mesh
         self.service = LedgerService(
             Ledger(LedgerSettings(), US, rng=random.Random(1)), self.clock, lambda _rows: None, self._publish
         )
-        self.pump = PacketPump(DaemonSettings(generate()), self.service, self.mesh, self.clock)
+        self.pump = PacketPump(DaemonSettings(generate()), self.service, mesh, self.clock)
         self.tun: Any = FakeTun()
         self.streams = {signer: FakeStream() for signer in (ONE, TWO)}
         for signer, stream in self.streams.items():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import pytest
 import trio
@@ -26,10 +27,10 @@ class FakePump:
     """A pump that reads its device, so that a device that is gone ends it as the real one does: in a group."""
 
     def __init__(self):
-        self.serving: list[str] = []
+        self.serving = 0
 
-    async def run(self, tun, address):
-        self.serving.append(address)
+    async def run(self, tun):
+        self.serving += 1
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
             while True:
@@ -45,16 +46,18 @@ class Rig:
         clock = TrioClock()
         self.phases = Phases(clock)
         self.pump = FakePump()
+        nothing: Any = FakeMesh()
+        opens: Any = self.open
         self.vpn = VpnService(
             settings,
-            None,
-            FakeMesh(),
+            nothing,
+            nothing,
             clock,
             self.phases,
-            open_device=self.open,
-            links=self.links,  # type: ignore[arg-type]
+            open_device=opens,
+            links=self.links,
         )
-        self.vpn._pump = self.pump  # type: ignore[assignment]
+        self.vpn._pump = cast("Any", self.pump)
 
     def open(self, name):
         if self.refuse is not None:
@@ -93,7 +96,7 @@ def test_the_address_brings_the_interface_up():
         await wait_all_tasks_blocked()
         assert rig.links.changes == ["mtu 1200", "delete 10.1.0.77/24", "add 10.1.0.5/24", "up"]
         assert rig.vpn.status()["address"] == "10.1.0.5/24"
-        assert rig.pump.serving == ["10.1.0.5"]
+        assert rig.pump.serving == 1
         assert rig.codes() == {}
 
     drive(scenario)
@@ -202,6 +205,6 @@ def test_an_interface_that_others_look_after_is_not_touched():
         rig.vpn.use_address(ADDRESS)
         await trio.sleep(5)
         assert rig.links.changes == []
-        assert rig.pump.serving == ["10.1.0.5"]
+        assert rig.pump.serving == 1
 
     drive(scenario, bootstrap_interface=False)
