@@ -27,6 +27,10 @@ class Complaints:
     def complain(self, peer: PeerId, kind: str, detail: str) -> None:
         """``kind`` is a stable word, ``detail`` a sentence without secrets."""
         self.counters[kind] += 1
+        self.say(peer, kind, detail)
+
+    def say(self, peer: PeerId, kind: str, detail: str) -> None:
+        """The same for what somebody else has counted."""
         if self.due(peer, kind):
             log.warning("peer %s: %s: %s", peer, kind, detail)
 

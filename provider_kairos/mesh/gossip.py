@@ -114,7 +114,9 @@ class Gossip:
         deliver: Callable[[GossipMessage, PeerId], None],
         subscribed: Callable[[PeerId], None],
         complain: Callable[[PeerId, str, str], None],
+        say: Callable[[PeerId, str, str], None],
     ) -> None:
+        """``complain`` counts and logs, ``say`` logs what the router has counted."""
         self.router = GossipRouter(me, rng)
         self.max_message_size = max_message_size
         self._me = me
@@ -125,6 +127,7 @@ class Gossip:
         self._deliver = deliver
         self._subscribed = subscribed
         self._complain = complain
+        self._say = say
         self._outboxes: dict[PeerId, _Outbox] = {}
         self._inbound: dict[PeerId, Stream] = {}
         self._keepers: dict[PeerId, trio.Event] = {}
@@ -226,7 +229,7 @@ class Gossip:
             for kind in ("bad_signature", "replayed", "malformed_message"):
                 if self.router.counters[kind] > self._told[kind]:
                     self._told[kind] = self.router.counters[kind]
-                    self._complain(peer, kind, "dropped a message")
+                    self._say(peer, kind, "dropped a message")
 
     # --- outbound ---------------------------------------------------------------------------------------------------
 

@@ -119,6 +119,7 @@ class Host:
             deliver=self._deliver,
             subscribed=self._subscribed,
             complain=complaints.complain,
+            say=complaints.say,
         )
         for protocol in GOSSIP:
             self._own[protocol] = self.gossip.serve

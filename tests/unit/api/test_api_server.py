@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from provider_kairos.api.address import Address, parse_address
 from provider_kairos.api.http import Limits
@@ -123,6 +125,38 @@ def test_more_connections_than_allowed_are_turned_away(listen: str) -> None:
                 assert b" 503 " in await raw_exchange(address, b"")
             while b" 503 " in await raw_exchange(address, GET):  # noqa: ASYNC110 - nothing tells when it has counted
                 await trio.sleep(0.01)
+
+    trio.run(run)
+
+
+def test_clients_over_the_limit_that_leave_at_once_do_not_end_the_server(listen: str) -> None:
+    async def run() -> None:
+        async with serving(FakeBackend(), listen, Limits(connections=1)) as address:
+            path = address.removeprefix("unix://")
+            async with await trio.open_unix_socket(path) as stream:
+                await stream.send_all(b"GET /api/summary HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert await stream.receive_some(100)
+                for _ in range(20):
+                    with socket.socket(socket.AF_UNIX) as rude:  # accepted and gone before the answer is written
+                        rude.connect(path)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            while b" 503 " in await raw_exchange(address, GET):  # noqa: ASYNC110 - nothing tells when it has counted
+                await trio.sleep(0.01)
+
+    trio.run(run)
+
+
+def test_what_the_machine_refuses_is_503_with_the_remedy(listen: str) -> None:
+    class Full(FakeBackend):
+        async def persisted(self) -> None:
+            await trio.lowlevel.checkpoint()
+            raise HostError("cannot write mesh.db: disk is full", hint="free some space")
+
+    async def run() -> None:
+        async with serving(Full(), listen) as address:
+            status, _, body = await ask(address, "PUT", "/api/ledger/b/k/eA==")
+            assert status == 503
+            assert "free some space" in body
 
     trio.run(run)
 

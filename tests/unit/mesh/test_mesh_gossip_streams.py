@@ -80,6 +80,7 @@ def make_gossip(network: Any) -> Gossip:
         deliver=lambda _message, _via: None,
         subscribed=lambda _peer: None,
         complain=lambda *_: None,
+        say=lambda *_: None,
     )
 
 
