@@ -56,6 +56,10 @@ _META = "meta:"
 _CHECKPOINT_PAGES = 200
 _BUSY_SECONDS = 2.0
 _MAX_FORGOTTEN = 10_000
+_DROP_OLDEST_GRAVES = (
+    "DELETE FROM forgotten WHERE (bucket, key) NOT IN"
+    " (SELECT bucket, key FROM forgotten ORDER BY length(version) DESC, version DESC LIMIT ?)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +170,7 @@ class Store:
 
     def _drop_oldest_graves(self) -> None:
         with self._transaction() as connection:
-            connection.execute(
-                "DELETE FROM forgotten WHERE (bucket, key) NOT IN"
-                " (SELECT bucket, key FROM forgotten ORDER BY length(version) DESC, version DESC LIMIT ?)",
-                (_MAX_FORGOTTEN,),
-            )
+            connection.execute(_DROP_OLDEST_GRAVES, (_MAX_FORGOTTEN,))
 
     def save(self, changes: Persist) -> None:
         """Write rows, removals and pruned tombstones in one transaction; on disk when this returns."""
@@ -181,6 +181,10 @@ class Store:
                 "INSERT OR REPLACE INTO forgotten VALUES (?, ?, ?)",
                 [(grave.bucket, grave.key, str(grave.version)) for grave in changes.forgotten],
             )
+            if changes.forgotten:
+                (count,) = connection.execute("SELECT count(*) FROM forgotten").fetchone()
+                if count > 2 * _MAX_FORGOTTEN:  # peers choose how many records there are to be deleted
+                    connection.execute(_DROP_OLDEST_GRAVES, (_MAX_FORGOTTEN,))
 
     # --- opening ---
 

@@ -288,3 +288,16 @@ def test_an_errors_text_never_shows_the_identity(path: Path):
     seed = store.seed()
     assert seed.hex() not in repr(store)
     assert repr(seed) not in repr(vars(store))
+
+
+def test_graves_do_not_fill_the_disk_while_the_daemon_runs(tmp_path, monkeypatch):
+    from provider_kairos.daemon import store as module
+
+    monkeypatch.setattr(module, "_MAX_FORGOTTEN", 50)
+    store = Store(tmp_path / "mesh.db")
+    for number in range(30):
+        store.save(Persist((), (), tuple(Forgotten("b", f"k{number}-{key}", 100 * number + key) for key in range(10))))
+    kept = store._connection.execute("SELECT count(*), max(length(version)) FROM forgotten").fetchone()
+    assert 50 <= kept[0] <= 100
+    assert {grave.version for grave in store.load().forgotten} >= {2900 + key for key in range(10)}
+    store.close()
