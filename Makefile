@@ -2,6 +2,7 @@
 #
 #   make demo    three boxes become one Kubernetes cluster on this machine
 #   make test    every test that this machine can run; names what it cannot
+#   make interop the recordings of EdgeVPN, and a live matrix beside it: EDGEVPN_BIN=/path/to/edgevpn make interop
 #   make check   formatting, lint, types
 #   make bench   figures beside their peers
 #   make fuzz    10 000 malformed inputs for every protocol that the daemon serves
@@ -9,7 +10,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench fuzz soak clean
+.PHONY: help setup demo test interop check format bench fuzz soak clean
 
 PYTHON ?= $(shell command -v /usr/bin/python3 || command -v python3)
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
@@ -40,6 +41,10 @@ demo: setup
 
 test: setup
 	@$(RUN)/python -m pytest
+
+# What the given binaries did not allow is named at the end (EDGEVPN_BIN: EdgeVPN v0.35; P2PD: a go-libp2p daemon).
+interop: setup
+	@$(RUN)/python -m pytest tests/interop tests/net/test_mesh_go.py
 
 check: setup
 	@$(RUN)/ruff format --check .
