@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,11 @@ def other() -> Iterator[Site]:
     made.lab("down")
 
 
+def restarted(site: Any, box: str, word: str, old: frozenset[int]) -> set[int]:
+    """Processes that took the place of ``old``."""
+    return set(site.processes(box, word)) - old
+
+
 def test_a_power_cut_of_the_formed_site_changes_nothing(site):
     before = site.identities()
     site.cut()
@@ -186,7 +192,7 @@ def test_killed_processes_come_back(site):
         assert old, f"{word} in {box}"
         for pid in old:
             os.kill(pid, signal.SIGKILL)
-        until(lambda b=box, w=word, o=old: set(site.processes(b, w)) - set(o), f"a new {word} in {box}")
+        until(partial(restarted, site, box, word, frozenset(old)), f"a new {word} in {box}")
     until(site.healthy, "everything back")
     assert site.identities() == before
 

@@ -359,7 +359,7 @@ def test_no_secret_reaches_the_log(boxes, in_time, caplog):
 
 def test_k3s_is_restarted_when_the_interface_was_made_anew(boxes, p2p, in_time):
     (box,) = boxes(1, p2p("  minimum_nodes: 1\n"))
-    said = []
+    said: list[str] = []
 
     async def main():
         async with trio.open_nursery() as nursery:
@@ -403,7 +403,7 @@ def test_an_interface_that_was_made_anew_while_the_provider_was_away_is_noticed(
 
 def test_a_restart_that_the_machine_refuses_is_tried_again(boxes, p2p, in_time):
     (box,) = boxes(1, p2p("  minimum_nodes: 1\n"))
-    said = []
+    said: list[str] = []
 
     async def main():
         async with trio.open_nursery() as nursery:
@@ -509,7 +509,7 @@ def test_a_role_file_that_tells_no_role_is_said_and_nothing_is_configured(boxes,
 def test_a_daemon_that_ends_again_and_again_is_quoted(boxes, in_time):
     (box,) = boxes(1)
     box.client.silent = True
-    said = []
+    said: list[str] = []
 
     async def main():
         words = {
