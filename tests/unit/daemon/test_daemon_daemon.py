@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import logging
 import random
+import re
 from contextlib import asynccontextmanager
 
 import pytest
