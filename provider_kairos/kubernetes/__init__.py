@@ -16,7 +16,6 @@ from provider_kairos.kubernetes.facts import (
     NodeRole,
     Rendering,
 )
-from provider_kairos.kubernetes.quoting import parse_env_file, systemd_env_file, systemd_exec
 from provider_kairos.kubernetes.render import drop_in_path, env_file_path, render, service_name
 
 __all__ = [
@@ -35,10 +34,7 @@ __all__ = [
     "critical_values",
     "drop_in_path",
     "env_file_path",
-    "parse_env_file",
     "refuse_unsupported",
     "render",
     "service_name",
-    "systemd_env_file",
-    "systemd_exec",
 ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from provider_kairos.kubernetes import k3s, quoting
+from provider_kairos import quoting
+from provider_kairos.kubernetes import k3s
 from provider_kairos.kubernetes.choose import refuse_unsupported
 from provider_kairos.kubernetes.facts import DesiredFile, Distribution, InitKind, NodeFacts, Rendering
 

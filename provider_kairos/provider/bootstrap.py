@@ -118,13 +118,13 @@ def bootstrap(
 def _api(machine: Machine, settings: Settings, payload_api: str, environ: Mapping[str, str]) -> str:
     from provider_kairos.provider.api_address import choose_address  # noqa: PLC0415  # as above
     from provider_kairos.provider.daemon_unit import ENV_FILE  # noqa: PLC0415  # as above
-    from provider_kairos.system.files import parse_env  # noqa: PLC0415  # as above
+    from provider_kairos.quoting import parse_env_file  # noqa: PLC0415  # as above
 
     text = machine.read(ENV_FILE)
     return choose_address(
         environ,
         vpn_env=settings.p2p.vpn.env if settings.p2p else {},
-        env_file=parse_env(text) if text else {},
+        env_file=parse_env_file(text) if text else {},
         payload=payload_api,
     )
 

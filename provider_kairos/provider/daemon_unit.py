@@ -17,7 +17,7 @@ from provider_kairos.config.schema import Settings
 from provider_kairos.errors import ConfigError, HostError
 from provider_kairos.provider.api_address import listen_value
 from provider_kairos.provider.machine import Machine
-from provider_kairos.system.files import render_env
+from provider_kairos.quoting import systemd_env_file
 
 __all__ = ["ENV_FILE", "daemon_environment", "program_path", "set_up_daemon", "unit_text"]
 
@@ -144,7 +144,7 @@ def set_up_daemon(machine: Machine, settings: Settings, api: str, program: str) 
     unit, service = (VPN_UNIT, VPN_SERVICE) if vpn else (API_UNIT, API_SERVICE)
     if not machine.openrc:
         _retire(machine, *((API_UNIT, API_SERVICE) if vpn else (VPN_UNIT, VPN_SERVICE)))
-    changed = machine.write(ENV_FILE, render_env(environment), 0o600)
+    changed = machine.write(ENV_FILE, systemd_env_file(environment), 0o600)
     unit_changed = machine.write_unit(unit, unit_text(vpn=vpn, openrc=machine.openrc, program=program))
     if unit_changed:
         machine.daemon_reload()

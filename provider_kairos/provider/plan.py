@@ -24,11 +24,11 @@ from provider_kairos.kubernetes import (
     choose_distribution,
     config_file_keys,
     env_file_path,
-    parse_env_file,
     refuse_unsupported,
     render,
 )
 from provider_kairos.provider.machine import Machine
+from provider_kairos.quoting import parse_env_file
 from provider_kairos.roles.effects import Configure
 
 __all__ = [

@@ -1,11 +1,6 @@
-r"""Atomic files, and environment files that systemd and a shell read back as they were written.
+"""Atomic files: written whole or not at all, private unless told otherwise (spec/provider.md 3.8.1).
 
-Follows spec/provider.md 3.8.1, without its defects: an environment file is written whole (a key that left the
-configuration leaves the file), nothing is world-readable, and only what a reader unescapes is escaped.
-
-A reader of an environment file is one of two: systemd's ``EnvironmentFile=`` or a POSIX shell that sources it
-(OpenRC). Inside double quotes both undo a backslash before exactly ``"``, ``\``, ``$`` and the back-tick, and both
-keep a line break; neither touches ``!`` or ``%``. So there is one spelling for both.
+What an environment file or a unit says is written by ``provider_kairos.quoting``.
 """
 
 from __future__ import annotations
@@ -13,17 +8,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
-from provider_kairos.errors import ConfigError, HostError, PermissionHostError
+from provider_kairos.errors import HostError, PermissionHostError
 
-__all__ = ["host_error", "parse_env", "read_text", "remove", "render_env", "write_atomic", "write_env"]
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_ESCAPED = re.compile(r'([\\"`$])')
+__all__ = ["host_error", "read_text", "remove", "write_atomic"]
 
 _REMEDIES = {
     errno.EACCES: "run as root, or give this user the right to write there",
@@ -120,122 +110,3 @@ def remove(path: Path | str) -> bool:
     except OSError as error:
         raise host_error("delete", path, error) from error
     return True
-
-
-def render_env(values: Mapping[str, str]) -> str:
-    """An environment file's text: sorted, one ``NAME="value"`` each.
-
-    Raises:
-        ConfigError: A name that no shell and no systemd accepts, or a value with a NUL or a lone surrogate; the
-            message names the variable, never its value.
-    """
-    lines = []
-    for name in sorted(values):
-        value = values[name]
-        if not _NAME.match(name):
-            raise ConfigError(
-                f"environment variable {name!r} is not a name", hint="use letters, digits and underscores"
-            )
-        if "\0" in value:
-            raise ConfigError(f"environment variable {name} contains a NUL byte")
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ConfigError(f"environment variable {name} is not valid text") from error
-        escaped = _ESCAPED.sub(r"\\\1", value)
-        lines.append(f'{name}="{escaped}"\n')
-    return "".join(lines)
-
-
-def write_env(path: Path | str, values: Mapping[str, str], mode: int = 0o600) -> None:
-    """Write an environment file, whole: what is not in ``values`` is not in the file afterwards."""
-    write_atomic(path, render_env(values), mode)
-
-
-def parse_env(text: str) -> dict[str, str]:
-    """Read an environment file by systemd's rules (systemd.exec, ``EnvironmentFile=``).
-
-    Comments start with ``#`` or ``;``; a value may be bare, in single or in double quotes, or several of these in a
-    row; a backslash at a line's end joins lines. Lines without ``=`` or with a bad name are passed over, as systemd
-    does. The last of two equal names wins.
-    """
-    found: dict[str, str] = {}
-    position, end = 0, len(text)
-    while position < end:
-        while position < end and text[position] in " \t\r\n":
-            position += 1
-        if position < end and text[position] in "#;":
-            position = _skip_comment(text, position)
-            continue
-        start = position
-        while position < end and text[position] not in "=\r\n":
-            position += 1
-        name = text[start:position].rstrip()
-        if position >= end or text[position] != "=":
-            continue
-        value, position = _env_value(text, position + 1)
-        if _NAME.match(name):
-            found[name] = value
-    return found
-
-
-def _skip_comment(text: str, position: int) -> int:
-    end = len(text)
-    while position < end and text[position] not in "\r\n":
-        position += 2 if text[position] == "\\" else 1
-    return position
-
-
-def _env_value(text: str, position: int) -> tuple[str, int]:
-    """The value from just after ``=``, and where the next line starts."""
-    parts: list[str] = []
-    end = len(text)
-    while position < end and text[position] not in "\r\n":
-        char = text[position]
-        if char == "'":
-            close = text.find("'", position + 1)
-            close = end if close < 0 else close
-            parts.append(text[position + 1 : close])
-            position = close + 1
-        elif char == '"':
-            part, position = _double_quoted(text, position + 1)
-            parts.append(part)
-        elif char in " \t":  # before, between and after quoted parts
-            position += 1
-        else:
-            part, position = _bare(text, position)
-            parts.append(part)
-    return "".join(parts), position + 1
-
-
-def _double_quoted(text: str, position: int) -> tuple[str, int]:
-    parts: list[str] = []
-    end = len(text)
-    while position < end and text[position] != '"':
-        if text[position] == "\\" and position + 1 < end:
-            position += 1
-            follower = text[position]
-            parts.append("" if follower == "\n" else follower if follower in '"\\`$' else "\\" + follower)
-        else:
-            parts.append(text[position])
-        position += 1
-    return "".join(parts), position + 1
-
-
-def _bare(text: str, position: int) -> tuple[str, int]:
-    """From the first bare character on, quotes are characters and the value runs to the end of the line."""
-    parts: list[str] = []
-    end, keep = len(text), 0
-    while position < end and text[position] not in "\r\n":
-        char = text[position]
-        if char == "\\":
-            position += 1
-            if position < end and text[position] not in "\r\n":
-                parts.append(text[position])
-            keep = len(parts)
-        else:
-            parts.append(char)
-            if char not in " \t":
-                keep = len(parts)
-        position += 1
-    return "".join(parts[:keep]), position

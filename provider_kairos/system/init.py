@@ -1,10 +1,9 @@
 """Init systems: systemd and OpenRC behind one face (spec/provider.md 3.4, 3.8.2).
 
-Commands are argument lists, never a shell's text. What is written is escaped for the reader at hand: systemd expands
-``%`` and ``$`` in ``ExecStart=`` and splits at white space; OpenRC passes ``command_args`` through ``eval``.
+Commands are argument lists, never a shell's text.
 
 All calls block (a daemon reload takes tens of milliseconds): from trio code use ``trio.to_thread.run_sync``.
-What goes into a unit or an argument list is decided elsewhere.
+What goes into a unit is decided elsewhere; ``provider_kairos.quoting`` escapes it for its reader.
 """
 
 from __future__ import annotations
@@ -13,23 +12,19 @@ import logging
 import re
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 from provider_kairos.errors import HostError, LocalError, PermissionHostError, TimeoutHostError
-from provider_kairos.system.files import host_error, render_env, write_atomic, write_env
+from provider_kairos.system.files import host_error, write_atomic
 
-__all__ = ["InitSystem", "OpenRC", "Systemd", "detect", "quote_exec"]
+__all__ = ["InitSystem", "OpenRC", "Systemd", "detect"]
 
 log = logging.getLogger(__name__)
 
 _SYSTEMD_SIGNS = ("run/systemd/system", "sbin/systemctl", "usr/bin/systemctl", "usr/sbin/systemctl")
 _OPENRC_SIGNS = ("sbin/openrc", "usr/sbin/openrc", "bin/openrc", "usr/bin/openrc")
-_PLAIN_WORD = re.compile(r"[A-Za-z0-9_@:,./=+-]+\Z")
-_PLAIN_PATH = re.compile(r"/[A-Za-z0-9_@:,./=+-]*\Z")
 _UNIT_NAME = re.compile(r"[A-Za-z0-9:_.\\@-]+\Z")
-_C_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "%": "%%", "$": "$$"}
 
 
 class InitSystem(Protocol):
@@ -65,25 +60,8 @@ class InitSystem(Protocol):
         """Whether it runs now."""
         ...
 
-    def env_file(self, service: str) -> Path:
-        """Where this service's environment file belongs."""
-        ...
-
     def write_unit(self, service: str, text: str) -> bool:
         """Install a unit (or service script); True when that changed anything. No reload."""
-        ...
-
-    def write_override(
-        self,
-        service: str,
-        argv: Sequence[str],
-        env_file: Path | None = None,
-        environment: Mapping[str, str] | None = None,
-    ) -> bool:
-        """Make an installed service run ``argv`` with ``environment`` (written to ``env_file``, mode 0600).
-
-        True when anything on disk changed; then ``daemon_reload`` and a restart are due.
-        """
         ...
 
 
@@ -98,25 +76,6 @@ def detect(root: Path = Path("/")) -> Systemd | OpenRC:
     if any((root / sign).exists() for sign in _OPENRC_SIGNS):
         return OpenRC(root)
     raise HostError("neither systemd nor OpenRC is on this machine", hint="install one, or start the daemon by hand")
-
-
-def quote_exec(argv: Sequence[str]) -> str:
-    """One ``ExecStart=`` command line whose words reach the program unchanged.
-
-    Raises:
-        LocalError: No words, or a program that is not a plain absolute path (systemd refuses relative ones, and does
-            not expand ``$`` there, so no spelling of such a path is right).
-    """
-    if not argv:
-        raise LocalError("an empty command line")
-    if not _PLAIN_PATH.match(argv[0]):
-        raise LocalError(f"not a plain absolute path: {argv[0]!r}")
-    words = [argv[0]]
-    for word in argv[1:]:
-        if "\0" in word:
-            raise LocalError("a NUL byte in an argument")
-        words.append(word if _PLAIN_WORD.match(word) else f'"{"".join(_C_ESCAPES.get(char, char) for char in word)}"')
-    return " ".join(words)
 
 
 class _Commands:
@@ -197,10 +156,6 @@ class Systemd(_Commands):
         """Whether it runs now (``activating`` is not yet)."""
         return self._run("systemctl", "is-active", "--quiet", _unit(service), check=False) == 0
 
-    def env_file(self, service: str) -> Path:
-        """``/etc/sysconfig/<service>``."""
-        return self.root / "etc/sysconfig" / _unit(service).removesuffix(".service")
-
     def unit_path(self, service: str) -> Path:
         """``/etc/systemd/system/<service>.service``."""
         return self.root / "etc/systemd/system" / _unit(service)
@@ -208,30 +163,6 @@ class Systemd(_Commands):
     def write_unit(self, service: str, text: str) -> bool:
         """Install a unit file, mode 0644; True when that changed anything. No reload."""
         return self._write(self.unit_path(service), text, 0o644)
-
-    def write_override(
-        self,
-        service: str,
-        argv: Sequence[str],
-        env_file: Path | None = None,
-        environment: Mapping[str, str] | None = None,
-    ) -> bool:
-        """The drop-in ``<service>.service.d/override.conf``, mode 0600: arguments may hold secrets."""
-        environment_path = env_file or self.env_file(service)
-        changed = False
-        if environment is not None:
-            changed = self._write(environment_path, render_env(environment), 0o600)
-        lines = [
-            "[Service]",
-            # k3s ends with status 0 on many fatal errors (spec/k3s.md 0.3).
-            "Restart=always",
-            f"EnvironmentFile=-{str(environment_path).replace('%', '%%')}",
-            # The empty one clears the unit's own command; without it systemd would see two.
-            "ExecStart=",
-            f"ExecStart={quote_exec(argv)}",
-        ]
-        path = self.unit_path(service).with_name(f"{_unit(service)}.d") / "override.conf"
-        return self._write(path, "\n".join(lines) + "\n", 0o600) or changed
 
 
 class OpenRC(_Commands):
@@ -287,37 +218,6 @@ class OpenRC(_Commands):
         script = self._script(service)
         return script.exists() and self._run(str(script), "status", check=False) == 0
 
-    def env_file(self, service: str) -> Path:
-        """``/etc/rancher/k3s/<service>.env`` or ``/etc/k0s/<service>.env``."""
-        name = self._service(service)
-        return self.root / ("etc/k0s" if name.startswith("k0s") else "etc/rancher/k3s") / f"{name}.env"
-
     def write_unit(self, service: str, text: str) -> bool:
         """Install a service script, mode 0755; True when that changed anything."""
         return self._write(self._script(service), text, 0o755)
-
-    def write_override(
-        self,
-        service: str,
-        argv: Sequence[str],
-        env_file: Path | None = None,
-        environment: Mapping[str, str] | None = None,
-    ) -> bool:
-        """``command_args`` in the environment file that the service script sources, mode 0600.
-
-        The script names the program itself, so ``argv[0]`` is left out, as in the original.
-        """
-        if not argv:
-            raise LocalError("an empty command line")
-        name = self._service(service)
-        # The script evals command_args: quoted for a shell once, then once more for the file.
-        arguments = f"{shlex.join(argv[1:])} >>/var/log/{name}.log 2>&1"
-        values = {**(environment or {}), "command_args": arguments}
-        path = env_file or self.env_file(service)
-        try:
-            if path.read_text(encoding="utf-8") == render_env(values):
-                return False
-        except (OSError, UnicodeDecodeError) as error:
-            log.debug("%s is written anew: %s", path, error)
-        write_env(path, values)
-        return True

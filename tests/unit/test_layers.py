@@ -17,6 +17,7 @@ LAYERS = {
     "errors": 0,
     "clock": 0,
     "ids": 0,
+    "quoting": 1,
     "token": 1,
     "config": 1,
     "ledger": 2,

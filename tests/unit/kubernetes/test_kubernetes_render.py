@@ -14,9 +14,9 @@ from provider_kairos.kubernetes import (
     NodeFacts,
     NodeRole,
     UnsupportedError,
-    parse_env_file,
     render,
 )
+from provider_kairos.quoting import parse_env_file
 
 FACTS = NodeFacts(
     role=NodeRole.HA,

@@ -105,10 +105,10 @@ def test_environment_files_never_break_the_parser(text):
 @given(st.dictionaries(st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True), st.text(max_size=30), max_size=5))
 def test_what_our_env_writer_writes_is_read_back(variables):
     """The provider's env files go through systemd's reader, which this one stands for."""
-    from provider_kairos.system.files import render_env
+    from provider_kairos.quoting import systemd_env_file
 
     clean = {k: v for k, v in variables.items() if v.isprintable()}
-    assert parse_environment_file(render_env(clean)) == clean
+    assert parse_environment_file(systemd_env_file(clean)) == clean
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from provider_kairos.errors import ConfigError
 from provider_kairos.provider.api_address import choose_address, listen_value
 from provider_kairos.provider.daemon_unit import ENV_FILE, daemon_environment, set_up_daemon
 from provider_kairos.provider.machine import FakeMachine
-from provider_kairos.system.files import parse_env
+from provider_kairos.quoting import parse_env_file
 
 SOCKET = "unix:///run/edgevpn-kairos.sock"
 TCP = "http://127.0.0.1:8080"
@@ -99,7 +99,7 @@ def test_unit_and_environment_file(p2p):
     assert "LimitNOFILE=49152\n" in unit
     assert "Restart=always\n" in unit
     assert machine.modes[ENV_FILE] == 0o600
-    assert parse_env(machine.files[ENV_FILE])["APILISTEN"] == SOCKET
+    assert parse_env_file(machine.files[ENV_FILE])["APILISTEN"] == SOCKET
     assert machine.done[-3:] == ["daemon-reload", "start edgevpn@kairos", "enable edgevpn@kairos"]
 
 

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 
 import pytest
 
-from provider_kairos.errors import ConfigError, HostError
-from provider_kairos.system.files import parse_env, read_text, remove, render_env, write_atomic, write_env
+from provider_kairos.errors import HostError
+from provider_kairos.system.files import read_text, remove, write_atomic
 
 
 def test_writes_whole_with_mode_and_makes_directories(tmp_path):
@@ -72,77 +71,3 @@ def test_remove(tmp_path):
     (tmp_path / "x").write_text("")
     assert remove(tmp_path / "x") is True
     assert remove(tmp_path / "x") is False
-
-
-AWKWARD = {
-    "PLAIN": "600",
-    "LEADING": "0600",
-    "BANG": "p!ss",
-    "DOLLAR": "$HOME ${HOME} $(id) `id`",
-    "PERCENT": "100%i",
-    "QUOTES": "'single' \"double\" \\back\\slash\\",
-    "LINES": "one\ntwo\r\nthree\n",
-    "SPACES": "  both sides  ",
-    "EMPTY": "",
-    "HASH": "#no comment; really",
-    "UNICODE": "Grüße 🦭",
-    "BACKSLASH_BANG": "\\!",
-}
-
-
-def test_env_reads_back_by_systemds_rules():
-    assert parse_env(render_env(AWKWARD)) == AWKWARD
-
-
-def test_env_reads_back_in_a_shell(tmp_path):
-    write_env(tmp_path / "env", AWKWARD)
-    script = 'set -a; . "$1"; env -0'
-    out = subprocess.run(
-        ["sh", "-c", script, "sh", tmp_path / "env"], env={"PATH": os.environ["PATH"]}, capture_output=True, check=True
-    ).stdout
-    seen = dict(item.split("=", 1) for item in out.decode().split("\0") if item)
-    assert {name: seen[name] for name in AWKWARD} == AWKWARD
-
-
-def test_env_is_rewritten_whole_and_private(tmp_path):
-    write_env(tmp_path / "env", {"OLD": "1", "KEPT": "1"})
-    write_env(tmp_path / "env", {"KEPT": "2"})
-    assert (tmp_path / "env").read_text() == 'KEPT="2"\n'
-    assert (tmp_path / "env").stat().st_mode & 0o777 == 0o600
-
-
-@pytest.mark.parametrize("name", ["", "1A", "A-B", "A B", "A\nB", "Ä"])
-def test_env_refuses_names(name):
-    with pytest.raises(ConfigError, match="is not a name"):
-        render_env({name: "x"})
-
-
-@pytest.mark.parametrize("value", ["se\0cret", "se\ud800cret"])
-def test_env_refuses_values_without_showing_them(value):
-    with pytest.raises(ConfigError) as caught:
-        render_env({"TOKEN": value})
-    assert "TOKEN" in str(caught.value)
-    assert "cret" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("A=b c \n", {"A": "b c"}),
-        ("  A = b\n", {"A": "b"}),
-        ("# A=1\n; B=2\nC=3", {"C": "3"}),
-        ("A='it is $x \\n'\n", {"A": "it is $x \\n"}),
-        ("A=\"x\"'y'z\n", {"A": "xyz"}),
-        ("A=z'y'\n", {"A": "z'y'"}),
-        ("A=one\\\ntwo\n", {"A": "onetwo"}),
-        ('A="one\\\ntwo"\n', {"A": "onetwo"}),
-        ("A=1\nA=2\n", {"A": "2"}),
-        ("export A=1\nnonsense\n=x\n2B=1\nC=\n", {"C": ""}),
-        ("# continued \\\nA=1\nB=2\n", {"B": "2"}),
-        ('A="open', {"A": "open"}),
-        ("A='open", {"A": "open"}),
-        ("A=1\r\nB=2\r\n", {"A": "1", "B": "2"}),
-    ],
-)
-def test_parse_env(text, expected):
-    assert parse_env(text) == expected

@@ -1,5 +1,7 @@
 """Text for systemd and for OpenRC that means exactly the given values (spec/provider.md 3.8, defect 26).
 
+The only place where an env file or a command line of a unit is written or read; files and units are others' affair.
+
 Env files are read by systemd and sourced by shells. Inside double quotes both take a backslash away before the same
 four characters and leave everything else alone, so one form serves both; values are always quoted.
 """
@@ -52,9 +54,9 @@ def systemd_exec(argv: Iterable[str]) -> str:
     """The text after ``ExecStart=`` that starts exactly ``argv``.
 
     Raises:
-        LocalError: no absolute path of a binary, or a NUL or lone surrogate in an argument.
+        LocalError: nothing to start, no plain absolute path of a binary, or a NUL or lone surrogate in an argument.
     """
-    binary, *arguments = argv
+    binary, *arguments = list(argv) or [""]
     if not _BINARY.fullmatch(binary):
         raise LocalError(f"{binary!r} is no absolute path that a unit can start")
     return " ".join([binary, *map(_exec_word, arguments)])
@@ -77,6 +79,9 @@ def openrc_command_args(arguments: Iterable[str], log_path: str) -> str:
 
     OpenRC evaluates the variable once more as shell text, so every argument is quoted for a shell first. A newline in
     an argument survives; output goes to ``log_path`` as the original has it.
+
+    Raises:
+        LocalError: an argument with a control character other than tab and newline, or with a lone surrogate.
     """
     command = " ".join([*map(shlex.quote, arguments), f">>{shlex.quote(log_path)}", "2>&1"])
     if _CONTROL.search(command):
