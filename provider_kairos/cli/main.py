@@ -105,11 +105,12 @@ def _print_error(error: ProviderError) -> None:
 def _print_bug(error: Exception) -> None:
     """Type and place only: the message of a foreign exception may quote a secret."""
     where = ""
+    package = __file__.removesuffix("cli/main.py")
     trace = error.__traceback__
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
-        if "provider_kairos" in file:
-            where = f" at {file.rpartition('provider_kairos/')[2]}:{trace.tb_lineno}"
+        if file.startswith(package):
+            where = f" at {file.removeprefix(package)}:{trace.tb_lineno}"
         trace = trace.tb_next
     print(
         f"error: a bug in kairos-p2p: {type(error).__name__}{where}; {DEBUG_VARIABLE}=1 prints the traceback",

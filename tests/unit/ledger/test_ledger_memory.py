@@ -5,12 +5,22 @@ from __future__ import annotations
 import gc
 import weakref
 
+import pytest
+
 from provider_kairos.ledger import entry as entries
 from provider_kairos.ledger import signing
 from provider_kairos.ledger.entry import REMEMBERED, Entry, render, to_json
 from provider_kairos.ledger.signing import Signer, verify
 
 A = Signer(b"a" * 32)
+
+
+@pytest.fixture(autouse=True)
+def _empty_caches():
+    # what other tests left may have filled them, and a full cache does not grow
+    for cache in (signing._verify_remembered, entries._to_json_remembered, entries._render_remembered):
+        cache.cache_clear()
+    signing._public_key.cache_clear()
 
 
 def sizes():
