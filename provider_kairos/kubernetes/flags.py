@@ -44,7 +44,7 @@ BOOLEAN = frozenset(
 )
 """Flags without a value; ``--flag=false`` turns them off, ``--flag false`` would end the command line."""
 
-VALUED = frozenset(
+_BOTH_VALUED = frozenset(
     [
         "config",
         "v",
@@ -79,6 +79,12 @@ VALUED = frozenset(
         "node-external-dns",
         "kubelet-arg",
         "kube-proxy-arg",
+    ]
+)
+"""With a value, for servers and agents alike."""
+
+VALUED = _BOTH_VALUED | frozenset(
+    [
         "https-listen-port",
         "advertise-address",
         "advertise-port",
@@ -132,41 +138,8 @@ VALUED = frozenset(
     ]
 )
 
-AGENT = frozenset(
+AGENT = _BOTH_VALUED | frozenset(
     [
-        "config",
-        "v",
-        "vmodule",
-        "log",
-        "token",
-        "token-file",
-        "server",
-        "data-dir",
-        "bind-address",
-        "node-name",
-        "lb-server-port",
-        "container-runtime-endpoint",
-        "default-runtime",
-        "image-service-endpoint",
-        "pause-image",
-        "snapshotter",
-        "private-registry",
-        "image-credential-provider-bin-dir",
-        "image-credential-provider-config",
-        "resolv-conf",
-        "flannel-iface",
-        "flannel-conf",
-        "flannel-cni-conf",
-        "vpn-auth",
-        "vpn-auth-file",
-        "node-label",
-        "node-taint",
-        "node-ip",
-        "node-external-ip",
-        "node-internal-dns",
-        "node-external-dns",
-        "kubelet-arg",
-        "kube-proxy-arg",
         "debug",
         "alsologtostderr",
         "with-node-id",
