@@ -35,6 +35,20 @@ class _Started(Protocol):
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
+_DRAIN = 65536  # bytes of a request that is turned away, read so that closing does not reset the answer
+
+
+async def _turn_away(stream: trio.SocketStream) -> None:
+    """Answer 503 and close so that the client can read it: unread bytes at closing would reset the connection."""
+    with trio.move_on_after(1), contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        await stream.send_all(_BUSY)  # whoever left already needs no answer
+        await stream.send_eof()
+        left = _DRAIN
+        while left > 0 and (data := await stream.receive_some(left)):
+            left -= len(data)
+    await trio.aclose_forcefully(stream)
+
+
 def routes(backend: Backend) -> Router:
     """All routes of the daemon."""
     return Router([*edgevpn_routes(backend), *native_routes(backend)])
@@ -63,9 +77,7 @@ async def serve(
         nonlocal open_connections
         if open_connections >= bounds.connections:
             log.warning("more than %d API connections: one is turned away", bounds.connections)
-            with trio.move_on_after(1), contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await stream.send_all(_BUSY)  # whoever left already needs no answer
-            await trio.aclose_forcefully(stream)
+            await _turn_away(stream)
             return
         open_connections += 1
         try:
