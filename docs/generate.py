@@ -28,34 +28,6 @@ DOCS = Path(__file__).parent
 PACKAGE = DOCS.parent / "provider_kairos"
 _MARK = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 
-# --- the daemon's variables ------------------------------------------------------------------------------------------
-
-VARIABLES = {
-    "KAIROS_P2P_VPN": "`false`: the ledger and its API alone, no interface (ours, not EdgeVPN's)",
-    "KAIROS_P2P_STATE_DIR": "where identity and ledger are kept (ours)",
-    "DHCP": "lease a virtual IP; `false`: `ADDRESS` is this node's own",
-    "DHCPLEASEDIR": "where the lease is kept, in the file name that EdgeVPN uses",
-    "ADDRESS": "with `DHCP` the subnet of the leases, without it this node's address; always with a prefix",
-    "IFACE": "name of the VPN interface",
-    "EDGEVPNMTU": "its MTU, 576 to 65535",
-    "EDGEVPNBOOTSTRAPIFACE": "`false`: somebody else gives the interface its address, MTU and state",
-    "EDGEVPNOWNERSHIP": "`off`, `observe` or `enforce`; EdgeVPN's own default is `off`",
-    "EDGEVPNOWNERSHIPTTL": "seconds without a heartbeat after which an owner counts as gone; 0: 480",
-    "HEALTHCHECKINTERVAL": "seconds between heartbeats; EdgeVPN's default is 120",
-    "HEALTHCHECKSCRUBINTERVAL": "seconds between two searches for records of nodes that are gone",
-    "HEALTHCHECKMAXINTERVAL": "seconds without a heartbeat after which a node leaves all lists",
-    "EDGEVPNLEDGERSYNCINTERVAL": "seconds between broadcasts of the ledger while something happens",
-    "EDGEVPNLEDGERINTERVAL": "seconds between repeats of this node's own announcements",
-    "EDGEVPNLISTENMADDRS": "multiaddresses to listen on, with commas; TCP only",
-    "EDGEVPNBOOTSTRAPPEERS": "multiaddresses of peers to dial, with commas, `/p2p/ID` at the end",
-    "EDGEVPNMDNS": "find peers on the LAN",
-    "EDGEVPNDHT": "read, and without effect: there is no DHT in this version",
-    "API": "serve the HTTP API",
-    "APILISTEN": "where: `unix://PATH` or `HOST:PORT`",
-    "APILISTENUNIXMODE": "octal mode of the socket",
-    "EDGEVPNLOGLEVEL": "`debug`, `info`, `warn`, `error`",
-}
-
 # --- cloud-config keys that have no effect yet -----------------------------------------------------------------------
 
 NOT_YET = {
@@ -196,18 +168,19 @@ def _shown(value: object) -> str:
 
 def variables() -> str:
     """The daemon's environment."""
-    table = daemon._VARIABLES  # noqa: SLF001  # the table is the fact that is documented
-    _same("variable", set(table), set(VARIABLES))
-    defaults = {each.name: each.default for each in fields(daemon.DaemonSettings) if each.default is not MISSING}
-    rows = ((f"`{name}`", words, _shown(defaults[table[name][0]])) for name, words in VARIABLES.items())
-    return _table(("variable", "for", "default"), rows)
+    rows = []
+    for kind, row in daemon.all_variables():
+        default = next(each.default for each in fields(kind) if each.name == row.field)
+        flag = f"`{row.flag}`" if row.flag else ""
+        rows.append((f"`{row.name}`", flag, row.words, _shown(default)))
+    return _table(("variable", "flag", "for", "default"), iter(rows))
 
 
 def without_effect() -> str:
     """Variables of EdgeVPN that are named in the log and in ``status``."""
     reasons: dict[str, list[str]] = {}
-    for name, why in daemon.NOT_ACTED_ON.items():
-        reasons.setdefault(why, []).append(f"`{name}`")
+    for row in daemon.all_without_effect():
+        reasons.setdefault(row.why, []).append(f"`{row.name}`")
     return _table(("variables", "why"), ((", ".join(names), why) for why, names in reasons.items()))
 
 

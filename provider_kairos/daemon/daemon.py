@@ -19,6 +19,7 @@ from provider_kairos.clock import Clock
 from provider_kairos.daemon.backend import DaemonBackend
 from provider_kairos.daemon.lease_service import LeaseService, RoleOnDisk
 from provider_kairos.daemon.ledger_service import LedgerService
+from provider_kairos.daemon.parts import MakeServices, Parts, configured
 from provider_kairos.daemon.settings import DaemonSettings
 from provider_kairos.daemon.status import Phases, StatusReporter
 from provider_kairos.daemon.store import Store
@@ -39,9 +40,17 @@ log = logging.getLogger(__name__)
 
 
 class Daemon:
-    """One daemon over an open state file. ``rng`` is for jitter only."""
+    """One daemon over an open state file. ``rng`` is for jitter only; ``services`` makes what runs beside the VPN."""
 
-    def __init__(self, settings: DaemonSettings, store: Store, clock: Clock, rng: Random) -> None:
+    def __init__(
+        self,
+        settings: DaemonSettings,
+        store: Store,
+        clock: Clock,
+        rng: Random,
+        *,
+        services: MakeServices = configured,
+    ) -> None:
         self.settings = settings
         self.phases = Phases(clock)
         self._clock = clock
@@ -67,7 +76,8 @@ class Daemon:
                 version=f"v{__version__}",
             )
             self.vpn.lease = self.lease
-        self._status = StatusReporter(settings, clock, self.phases, self.ledger, self.mesh, self.vpn)
+        self.services = services(Parts(settings, self.ledger, self.mesh, clock, rng))
+        self._status = StatusReporter(settings, clock, self.phases, self.ledger, self.mesh, self.vpn, self.services)
         self.backend = DaemonBackend(self.ledger, self.mesh, clock, self._status.document, self._healthy)
 
     def _healthy(self) -> bool:
@@ -93,6 +103,8 @@ class Daemon:
             if self.vpn is not None and self.lease is not None:
                 nursery.start_soon(self._supervisor.keep, "vpn", self.vpn.run)
                 nursery.start_soon(self._supervisor.keep, "lease", self.lease.run)
+            for service in self.services:
+                nursery.start_soon(self._supervisor.keep, service.name, service.run)
             task_status.started()
 
     async def _serve_api(self, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:

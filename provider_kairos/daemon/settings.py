@@ -9,40 +9,46 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from provider_kairos.daemon import settings_dht, settings_dns, settings_egress, settings_limits, settings_trust
+from provider_kairos.daemon.environment import (
+    Variable,
+    WithoutEffect,
+    parse_bool,
+    parse_duration,
+    parse_interface,
+    parse_list,
+    parse_number,
+    parse_path,
+    parse_text,
+    read_fields,
+)
+from provider_kairos.daemon.settings_dht import DhtSettings
+from provider_kairos.daemon.settings_dns import DnsSettings
+from provider_kairos.daemon.settings_egress import EgressSettings
+from provider_kairos.daemon.settings_limits import LimitSettings
+from provider_kairos.daemon.settings_trust import TrustSettings
 from provider_kairos.errors import ConfigError
 from provider_kairos.ledger.policy import OwnershipMode, parse_mode
 from provider_kairos.token.codec import NetworkToken, decode, from_yaml
 
-__all__ = ["NOT_ACTED_ON", "DaemonSettings", "parse_bool", "parse_duration", "parse_list", "read_settings"]
+__all__ = [
+    "GROUPS",
+    "VARIABLES",
+    "WITHOUT_EFFECT",
+    "DaemonSettings",
+    "all_variables",
+    "all_without_effect",
+    "read_settings",
+]
 
 DEFAULT_ADDRESS = ipaddress.IPv4Interface("10.1.0.1/24")
 DEFAULT_STATE_DIR = "/usr/local/.kairos"
 DEFAULT_SOCKET = "unix:///run/edgevpn-kairos.sock"
-
-# EdgeVPN parses these too and does nothing with some of them (spec/edgevpn.md 12.3).
-NOT_ACTED_ON = {
-    "EDGEVPNDHTINTERVAL": "discovery over a DHT is not part of this version",
-    "EDGEVPNDHTANNOUNCEMADDRS": "discovery over a DHT is not part of this version",
-    "EDGEVPNAUTORELAYPEERS": "relays are not part of this version",
-    "EDGEVPNAUTORELAYSTATICONLY": "relays are not part of this version",
-    "DNSADDRESS": "the name server is not part of this version",
-    "DNSFORWARD": "the name server is not part of this version",
-    "DNSFORWARDSERVER": "the name server is not part of this version",
-    "DNSCACHESIZE": "the name server is not part of this version",
-    "ROUTER": "routing to the outside is not part of this version",
-    "EGRESS": "HTTP egress is not part of this version",
-    "PEERGUARD": "the trust zone is not part of this version",
-    "PEERGATE": "the trust zone is not part of this version",
-    "EDGEVPNSTATICPEERTABLE": "static peer tables are not part of this version",
-    "EDGEVPNMAXCONNS": "connections are bounded by the mesh itself",
-    "EDGEVPN_CONNECTION_HIGH_WATER": "connections are bounded by the mesh itself",
-    "EDGEVPN_CONNECTION_LOW_WATER": "connections are bounded by the mesh itself",
-    "EDGEVPNBLACKLIST": "peer block lists are not part of this version",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,12 @@ class DaemonSettings:
     api: bool = True
     api_listen: str = DEFAULT_SOCKET
     api_unix_mode: str = "0600"
+    # parts with settings of their own
+    dht_settings: DhtSettings = field(default_factory=DhtSettings)
+    dns: DnsSettings = field(default_factory=DnsSettings)
+    egress: EgressSettings = field(default_factory=EgressSettings)
+    trust: TrustSettings = field(default_factory=TrustSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
     # this machine
     state_dir: Path = Path(DEFAULT_STATE_DIR)
     lease_dir: Path = Path(DEFAULT_STATE_DIR) / "lease"
@@ -88,75 +100,6 @@ class DaemonSettings:
         return self.ownership_ttl or 480.0
 
 
-_TRUE = {"1", "t", "true"}
-_FALSE = {"0", "f", "false"}
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def parse_bool(name: str, text: str) -> bool:
-    """A boolean as Go's flag parser reads it: 1, t, true, 0, f, false in any of its capitalisations."""
-    lowered = text.strip().lower()
-    if lowered in _TRUE:
-        return True
-    if lowered in _FALSE:
-        return False
-    raise ConfigError(f"{name}={text!r} is neither true nor false", hint="write true or false")
-
-
-def parse_number(name: str, text: str) -> int:
-    """A whole number that is not negative."""
-    try:
-        number = int(text.strip())
-    except ValueError:
-        raise ConfigError(f"{name}={text!r} is not a whole number") from None
-    if number < 0:
-        raise ConfigError(f"{name}={text!r} is negative")
-    return number
-
-
-def parse_duration(name: str, text: str) -> float:
-    """Seconds of a Go duration (``15s``, ``1m30s``); a bare number counts as seconds."""
-    stripped = text.strip()
-    if stripped.isdigit():
-        return float(stripped)
-    position, total = 0, 0.0
-    for match in _DURATION.finditer(stripped):
-        if match.start() != position:
-            break
-        total += float(match[1]) * _UNITS[match[2]]
-        position = match.end()
-    if not stripped or position != len(stripped):
-        raise ConfigError(f"{name}={text!r} is not a duration", hint="for example 30s or 1m30s")
-    return total
-
-
-def parse_list(_name: str, text: str) -> tuple[str, ...]:
-    """Comma-separated items; empty ones fall away."""
-    return tuple(item for part in text.split(",") if (item := part.strip()))
-
-
-def _text(_name: str, text: str) -> str:
-    return text.strip()
-
-
-def _path(_name: str, text: str) -> Path:
-    return Path(text.strip()).expanduser()
-
-
-def _address(name: str, text: str) -> ipaddress.IPv4Interface:
-    try:
-        interface = ipaddress.ip_interface(text.strip())
-    except ValueError:
-        raise ConfigError(f"{name}={text!r} is not an address with a prefix", hint="for example 10.1.0.30/24") from None
-    if not isinstance(interface, ipaddress.IPv4Interface):
-        raise ConfigError(f"{name}={text!r} is IPv6", hint="virtual IPs are IPv4 in this version")
-    if "/" not in text:
-        # EdgeVPN refuses it; a single address without a network reaches nobody
-        raise ConfigError(f"{name}={text!r} has no prefix length", hint=f"write {text.strip()}/24")
-    return interface
-
-
 def _mode(name: str, text: str) -> OwnershipMode:
     try:
         return parse_mode(text)
@@ -164,31 +107,136 @@ def _mode(name: str, text: str) -> OwnershipMode:
         raise ConfigError(f"{name}={text!r} is no ownership mode", hint="off, observe or enforce") from None
 
 
-_VARIABLES: dict[str, tuple[str, Callable[[str, str], object]]] = {
-    "KAIROS_P2P_VPN": ("vpn", parse_bool),
-    "KAIROS_P2P_STATE_DIR": ("state_dir", _path),
-    "DHCP": ("dhcp", parse_bool),
-    "DHCPLEASEDIR": ("lease_dir", _path),
-    "ADDRESS": ("address", _address),
-    "IFACE": ("interface", _text),
-    "EDGEVPNMTU": ("mtu", parse_number),
-    "EDGEVPNBOOTSTRAPIFACE": ("bootstrap_interface", parse_bool),
-    "EDGEVPNOWNERSHIP": ("ownership", _mode),
-    "EDGEVPNOWNERSHIPTTL": ("ownership_ttl", parse_duration),
-    "HEALTHCHECKINTERVAL": ("heartbeat_interval", parse_number),
-    "HEALTHCHECKSCRUBINTERVAL": ("scrub_interval", parse_number),
-    "HEALTHCHECKMAXINTERVAL": ("offline_after", parse_number),
-    "EDGEVPNLEDGERSYNCINTERVAL": ("sync_interval", parse_number),
-    "EDGEVPNLEDGERINTERVAL": ("announce_interval", parse_number),
-    "EDGEVPNLISTENMADDRS": ("listen", parse_list),
-    "EDGEVPNBOOTSTRAPPEERS": ("bootstrap_peers", parse_list),
-    "EDGEVPNMDNS": ("mdns", parse_bool),
-    "EDGEVPNDHT": ("dht", parse_bool),
-    "API": ("api", parse_bool),
-    "APILISTEN": ("api_listen", _text),
-    "APILISTENUNIXMODE": ("api_unix_mode", _text),
-    "EDGEVPNLOGLEVEL": ("log_level", _text),
+VARIABLES = (
+    Variable(
+        "KAIROS_P2P_VPN", "vpn", parse_bool, "`false`: the ledger and its API alone, no interface (ours, not EdgeVPN's)"
+    ),
+    Variable("KAIROS_P2P_STATE_DIR", "state_dir", parse_path, "where identity and ledger are kept (ours)"),
+    Variable("DHCP", "dhcp", parse_bool, "lease a virtual IP; `false`: `ADDRESS` is this node's own", flag="--dhcp"),
+    Variable(
+        "DHCPLEASEDIR",
+        "lease_dir",
+        parse_path,
+        "where the lease is kept, in the file name that EdgeVPN uses",
+        flag="--lease-dir",
+    ),
+    Variable(
+        "ADDRESS",
+        "address",
+        parse_interface,
+        "with `DHCP` the subnet of the leases, without it this node's address; always with a prefix",
+        flag="--address",
+    ),
+    Variable("IFACE", "interface", parse_text, "name of the VPN interface", flag="--interface"),
+    Variable("EDGEVPNMTU", "mtu", parse_number, "its MTU, 576 to 65535", flag="--mtu"),
+    Variable(
+        "EDGEVPNBOOTSTRAPIFACE",
+        "bootstrap_interface",
+        parse_bool,
+        "`false`: somebody else gives the interface its address, MTU and state",
+        flag="--bootstrap-iface",
+    ),
+    Variable(
+        "EDGEVPNOWNERSHIP",
+        "ownership",
+        _mode,
+        "`off`, `observe` or `enforce`; EdgeVPN's own default is `off`",
+        flag="--ownership",
+    ),
+    Variable(
+        "EDGEVPNOWNERSHIPTTL",
+        "ownership_ttl",
+        parse_duration,
+        "seconds without a heartbeat after which an owner counts as gone; 0: 480",
+        flag="--ownership-ttl",
+    ),
+    Variable(
+        "HEALTHCHECKINTERVAL",
+        "heartbeat_interval",
+        parse_number,
+        "seconds between heartbeats; EdgeVPN's default is 120",
+        flag="--aliveness-healthcheck-interval",
+    ),
+    Variable(
+        "HEALTHCHECKSCRUBINTERVAL",
+        "scrub_interval",
+        parse_number,
+        "seconds between two searches for records of nodes that are gone",
+        flag="--aliveness-healthcheck-scrub-interval",
+    ),
+    Variable(
+        "HEALTHCHECKMAXINTERVAL",
+        "offline_after",
+        parse_number,
+        "seconds without a heartbeat after which a node leaves all lists",
+        flag="--aliveness-healthcheck-max-interval",
+    ),
+    Variable(
+        "EDGEVPNLEDGERSYNCINTERVAL",
+        "sync_interval",
+        parse_number,
+        "seconds between broadcasts of the ledger while something happens",
+        flag="--ledger-synchronization-interval",
+    ),
+    Variable(
+        "EDGEVPNLEDGERINTERVAL",
+        "announce_interval",
+        parse_number,
+        "seconds between repeats of this node's own announcements",
+        flag="--ledger-announce-interval",
+    ),
+    Variable(
+        "EDGEVPNLISTENMADDRS",
+        "listen",
+        parse_list,
+        "multiaddresses to listen on, with commas; TCP only",
+        flag="--listen-maddrs",
+    ),
+    Variable(
+        "EDGEVPNBOOTSTRAPPEERS",
+        "bootstrap_peers",
+        parse_list,
+        "multiaddresses of peers to dial, with commas, `/p2p/ID` at the end",
+        flag="--discovery-bootstrap-peers",
+    ),
+    Variable("EDGEVPNMDNS", "mdns", parse_bool, "find peers on the LAN", flag="--mdns"),
+    Variable(
+        "EDGEVPNDHT", "dht", parse_bool, "read, and without effect: there is no DHT in this version", flag="--dht"
+    ),
+    Variable("API", "api", parse_bool, "serve the HTTP API", flag="--api"),
+    Variable("APILISTEN", "api_listen", parse_text, "where: `unix://PATH` or `HOST:PORT`", flag="--api-listen"),
+    Variable("APILISTENUNIXMODE", "api_unix_mode", parse_text, "octal mode of the socket"),
+    Variable("EDGEVPNLOGLEVEL", "log_level", parse_text, "`debug`, `info`, `warn`, `error`", flag="--log-level"),
+)
+
+
+WITHOUT_EFFECT = (
+    WithoutEffect("EDGEVPNAUTORELAYPEERS", "relays are not part of this version", flag="--autorelay-static-peer"),
+    WithoutEffect("EDGEVPNAUTORELAYSTATICONLY", "relays are not part of this version", flag="--autorelay-static-only"),
+)
+
+GROUPS: dict[str, tuple[type[Any], tuple[Variable, ...], tuple[WithoutEffect, ...]]] = {
+    "dht_settings": (DhtSettings, settings_dht.VARIABLES, settings_dht.WITHOUT_EFFECT),
+    "dns": (DnsSettings, settings_dns.VARIABLES, settings_dns.WITHOUT_EFFECT),
+    "egress": (EgressSettings, settings_egress.VARIABLES, settings_egress.WITHOUT_EFFECT),
+    "trust": (TrustSettings, settings_trust.VARIABLES, settings_trust.WITHOUT_EFFECT),
+    "limits": (LimitSettings, settings_limits.VARIABLES, settings_limits.WITHOUT_EFFECT),
 }
+"""Field of :class:`DaemonSettings` to its type and rows. A group checks its values in its own ``__post_init__``."""
+
+
+def all_variables() -> Iterator[tuple[type[Any], Variable]]:
+    """Every variable that does something, with the settings that it fills."""
+    yield from ((DaemonSettings, row) for row in VARIABLES)
+    for kind, rows, _ in GROUPS.values():
+        yield from ((kind, row) for row in rows)
+
+
+def all_without_effect() -> Iterator[WithoutEffect]:
+    """Every variable that is read, told of and does nothing."""
+    yield from WITHOUT_EFFECT
+    for _, _, rows in GROUPS.values():
+        yield from rows
 
 
 def read_settings(environ: Mapping[str, str]) -> DaemonSettings:
@@ -196,12 +244,11 @@ def read_settings(environ: Mapping[str, str]) -> DaemonSettings:
 
     Raises ConfigError that names the variable; TokenError for the token (field and why).
     """
-    values: dict[str, object] = {"token": _read_token(environ)}
-    for name, (attribute, parse) in _VARIABLES.items():
-        if text := environ.get(name, ""):
-            values[attribute] = parse(name, text)
-    values["not_acted_on"] = tuple((name, why) for name, why in NOT_ACTED_ON.items() if environ.get(name, ""))
-    settings = DaemonSettings(**values)  # type: ignore[arg-type]  # the table above pairs names and types
+    values: dict[str, Any] = {"token": _read_token(environ), **read_fields(VARIABLES, environ)}
+    for name, (kind, rows, _) in GROUPS.items():
+        values[name] = kind(**read_fields(rows, environ))
+    values["not_acted_on"] = tuple((row.name, row.why) for row in all_without_effect() if environ.get(row.name, ""))
+    settings = DaemonSettings(**values)
     _check(settings)
     return settings
 

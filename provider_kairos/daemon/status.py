@@ -16,6 +16,7 @@ from provider_kairos import __version__
 from provider_kairos.api.model import SCHEMA, PeerStatus, PhaseStatus, StatusDocument, VpnStatus
 from provider_kairos.clock import Clock
 from provider_kairos.daemon.ledger_service import LedgerService
+from provider_kairos.daemon.parts import NodeService
 from provider_kairos.daemon.reasons import NotConfigured, StateNotSaved
 from provider_kairos.daemon.settings import DaemonSettings
 from provider_kairos.errors import Waiting
@@ -89,6 +90,7 @@ class StatusReporter:
     ledger: LedgerService
     mesh: Mesh
     vpn: VpnFacts | None
+    services: Sequence[NodeService] = ()
 
     def waiting(self) -> list[Waiting]:
         """Every reason, most fundamental first, each once."""
@@ -100,6 +102,8 @@ class StatusReporter:
             reasons = [reason for reason in reasons if not isinstance(reason, MeshClockSkew)]
         if self.vpn is not None:
             reasons += self.vpn.waiting()
+        for service in self.services:
+            reasons += service.waiting()
         if self.ledger.trouble is not None:
             reasons.append(StateNotSaved(str(self.ledger.trouble)))
         reasons += [NotConfigured(name, why) for name, why in self.settings.not_acted_on]
@@ -114,6 +118,8 @@ class StatusReporter:
         if self.vpn is not None:
             vpn = self.vpn.status()
             counters += self.vpn.counters
+        for service in self.services:
+            counters += service.counters
         alone = not any(peer.on_topic for peer in self.mesh.peers())
         if not alone:
             self.phases.reach("peers")

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from provider_kairos.daemon.settings import NOT_ACTED_ON
+from provider_kairos.daemon.settings import all_without_effect
 from provider_kairos.provider import daemon_unit, disk, journal, status
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def test_the_reasons_table_names_every_reason_of_the_code(generate: ModuleType):
 
 def test_settings_without_effect_are_all_named():
     page = (ROOT / "docs/reference/settings.md").read_text()
-    assert [name for name in NOT_ACTED_ON if f"`{name}`" not in page] == []
+    assert [row.name for row in all_without_effect() if f"`{row.name}`" not in page] == []
 
 
 def test_the_files_page_names_the_files_of_the_code():

@@ -24,6 +24,7 @@ LAYERS = {
     "roles": 2,
     "vpn": 2,
     "kubernetes": 2,
+    "trustzone": 2,
     "mesh": 3,
     "system": 3,
     "api.model": 3,
@@ -33,6 +34,7 @@ LAYERS = {
     "api.connection": 3,
     "api": 4,
     "dns": 4,
+    "services": 4,
     "daemon": 4,
     "provider": 4,
     "provider.events": 0,  # the bare list of event names, read before anything else is imported

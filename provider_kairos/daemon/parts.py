@@ -1,0 +1,61 @@
+"""What stands beside ledger, lease and VPN: the services of a node, each behind one small contract.
+
+A service (name server, TCP tunnel, file, egress, trust zone) is made from :class:`Parts`, kept running by the daemon's
+supervisor, and asked for its reasons and counters by ``status``. :func:`configured` makes those that the settings ask
+for; a command of the command line that is a node of its own gives its own list instead.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+from provider_kairos.clock import Clock
+from provider_kairos.daemon.ledger_service import LedgerService
+from provider_kairos.daemon.settings import DaemonSettings
+from provider_kairos.errors import Waiting
+from provider_kairos.mesh.node import Mesh
+
+__all__ = ["MakeServices", "NodeService", "Parts", "configured"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a service may use. ``rng`` is for jitter only."""
+
+    settings: DaemonSettings
+    ledger: LedgerService
+    mesh: Mesh
+    clock: Clock
+    rng: Random
+
+
+class NodeService(Protocol):
+    """One service. ``name`` stands in the log, in ``status`` and before its counters."""
+
+    name: str
+
+    async def run(self) -> None:
+        """Serve until cancelled; what it raises is logged and it is started again."""
+        ...
+
+    def waiting(self) -> Sequence[Waiting]:
+        """Why it does not do its work yet."""
+        ...
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What happened, by kind; grows only. Names are unique over the daemon: ``<service>_<what>``."""
+        ...
+
+
+MakeServices = Callable[[Parts], Sequence[NodeService]]
+
+
+def configured(parts: Parts) -> list[NodeService]:
+    """The services that the settings ask for."""
+    del parts
+    return []
