@@ -134,6 +134,7 @@ def test_instance_questions(engine, clock, kind):
         (question("PTR"), {"interface": 9}),
         (b"garbage", {}),
     ],
+    ids=["type", "case", "other name", "port", "unicast", "interface", "garbage"],  # question() is random
 )
 def test_not_answered(engine, clock, data, more):
     run(engine, clock, 100)
