@@ -15,6 +15,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v /usr/bin/python3 || command -v python3)
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := .venv/bin
+WORKERS ?= $(shell echo $$(( $$(nproc) * 2 )))
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -39,8 +40,9 @@ setup: .venv/.synced
 demo: setup
 	@$(RUN)/kairos-p2p lab demo
 
+# Most tests wait for processes and clocks, so twice as many workers as cores; a file stays with one worker.
 test: setup
-	@$(RUN)/python -m pytest
+	@$(RUN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # What the given binaries did not allow is named at the end (EDGEVPN_BIN: EdgeVPN v0.35; P2PD: a go-libp2p daemon).
 interop: setup

@@ -395,8 +395,9 @@ def test_a_killed_supervisor_takes_everything_with_it(needs_root):
     place = client.start(bare(name, 2))
     lab = Lab(place)
     inits = [lab.booted(box)["pid"] for box in ("box1", "box2")]
-    handles = [os.pidfd_open(pid) for pid in inits]
-    os.kill(lab.supervisor(), signal.SIGKILL)
+    supervisor = lab.supervisor()
+    handles = [os.pidfd_open(pid) for pid in (*inits, supervisor)]
+    os.kill(supervisor, signal.SIGKILL)
     for handle in handles:
         assert select.select([handle], [], [], 20)[0], "a box outlived its supervisor"
         os.close(handle)
