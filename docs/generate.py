@@ -180,7 +180,7 @@ def without_effect() -> str:
     """Variables of EdgeVPN that are named in the log and in ``status``."""
     reasons: dict[str, list[str]] = {}
     for row in daemon.all_without_effect():
-        reasons.setdefault(row.why, []).append(f"`{row.name}`")
+        reasons.setdefault(row.why, []).append(f"`{row.name or row.flag}`")
     return _table(("variables", "why"), ((", ".join(names), why) for why, names in reasons.items()))
 
 

@@ -11,6 +11,7 @@
         UnreachableError      a daemon, socket or address that does not answer
         TimeoutHostError      something did not happen in the time that was given
       NotFoundError    something that was asked for by name does not exist (yet)
+      UsageError       the command line: an unknown flag, one without its value
       LocalError       our own misuse: a bug
     Waiting            not an error: a typed reason, printed, never raised
 
@@ -36,6 +37,7 @@ __all__ = [
     "TimeoutHostError",
     "TokenError",
     "UnreachableError",
+    "UsageError",
     "Waiting",
 ]
 
@@ -132,6 +134,12 @@ class NotFoundError(ProviderError):
     """Something that was asked for by name does not exist, or not yet."""
 
     exit_code = ExitCode.NOT_FOUND
+
+
+class UsageError(ProviderError):
+    """The command line is wrong; the hint says what to write."""
+
+    exit_code = ExitCode.USAGE
 
 
 class LocalError(ProviderError):

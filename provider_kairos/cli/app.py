@@ -181,15 +181,15 @@ def validate(
     raise typer.Exit(work.run(file, as_json=as_json))
 
 
-@app.command("daemon")
+@app.command("daemon", options_metavar="[EDGEVPN'S FLAGS]")
 def daemon() -> None:
     """Run the mesh daemon (the service unit does).
 
-    It takes its settings from EdgeVPN's environment variables.
+    It takes its settings from EdgeVPN's environment variables, or from its flags: docs/reference/settings.md. The
+    network token is never an argument: EDGEVPNTOKEN, or --config FILE.
     """
-    from provider_kairos.cli.main import run  # noqa: PLC0415
-
-    raise typer.Exit(run(["daemon"]))
+    # Never reached: cli.main hands `daemon` over before this table is read. It is here for --help.
+    raise typer.Exit(2)
 
 
 @app.command(

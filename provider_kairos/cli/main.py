@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from provider_kairos.errors import ConfigError, ExitCode, ProviderError
 from provider_kairos.provider.events import EVENTS
@@ -31,15 +31,20 @@ def run(arguments: Sequence[str]) -> int:
         from provider_kairos.provider import plugin  # noqa: PLC0415 - nothing else may be loaded for an event
 
         return plugin.run(first)
-    if first == "daemon" and len(arguments) == 1:
-        return report(_daemon)
+    if first == "daemon":
+        if {"--help", "-help", "-h"}.intersection(arguments):
+            return report(lambda: _commands(["daemon", "--help"]))
+        return report(lambda: _daemon(arguments[1:]))
     return report(lambda: _commands(arguments))
 
 
-def _daemon() -> int:
+def _daemon(arguments: Sequence[str]) -> int:
     from importlib import import_module  # noqa: PLC0415 - see above
 
-    code = import_module("provider_kairos.daemon.main").main(os.environ)
+    environ: Mapping[str, str] = os.environ
+    if arguments:
+        environ = import_module("provider_kairos.daemon.flags").daemon_environ(arguments, environ)
+    code = import_module("provider_kairos.daemon.main").main(environ)
     return code if isinstance(code, int) else ExitCode.OK
 
 

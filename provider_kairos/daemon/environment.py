@@ -10,13 +10,15 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from provider_kairos.errors import ConfigError
 
 __all__ = [
+    "Refused",
+    "Row",
     "Variable",
     "WithoutEffect",
     "parse_bool",
@@ -34,22 +36,60 @@ Parser = Callable[[str, str], object]
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """One variable. ``field`` is an attribute of the group's settings; ``flag`` is EdgeVPN's, empty when it has none."""
+    """One variable. ``field`` is an attribute of the group's settings; ``flag`` is EdgeVPN's, empty when it has none.
+
+    ``many`` says of a parser that is not :func:`parse_list` that it reads a list with commas: the flag may be repeated.
+    """
 
     name: str
     field: str
     parse: Parser
     words: str
     flag: str = ""
+    many: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class WithoutEffect:
-    """A variable of EdgeVPN's that is read and named in log, status and reference, and does nothing; ``why``."""
+    """A variable of EdgeVPN's that is read and named in log, status and reference, and does nothing; ``why``.
+
+    ``anyway`` is the value that asks for what is done in any case, which nobody needs to hear of. ``parse`` says what
+    form a value has: one that cannot be read is refused all the same. ``name`` is empty where EdgeVPN has a flag only.
+    """
 
     name: str
     why: str
     flag: str = ""
+    parse: Parser = field(default=lambda _name, text: text)
+    anyway: object = None
+
+    def told(self, text: str) -> bool:
+        """Whether a value is worth a word. Raises ConfigError for one that cannot be read."""
+        return bool(text) and self.parse(self.name or self.flag, text) != self.anyway
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A variable or flag of EdgeVPN's that must not be passed over: to do without it would be wrong.
+
+    ``why`` it is refused, ``instead`` what to write; either of ``name`` and ``flag`` may be empty. ``parse`` and
+    ``anyway`` as in :class:`WithoutEffect`: a value that asks for what is done in any case passes.
+    """
+
+    name: str
+    why: str
+    instead: str
+    flag: str = ""
+    parse: Parser = field(default=lambda _name, text: text)
+    anyway: object = None
+
+    def check(self, name: str, text: str) -> None:
+        """Raises ConfigError for a value; ``name`` is what the user wrote, variable or flag."""
+        if text and self.parse(name, text) != self.anyway:
+            raise ConfigError(f"{name} is refused: {self.why}", hint=self.instead)
+
+
+Row = Variable | WithoutEffect | Refused
 
 
 def read_fields(variables: Iterable[Variable], environ: Mapping[str, str]) -> dict[str, Any]:

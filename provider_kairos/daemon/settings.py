@@ -14,8 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from provider_kairos.daemon import settings_dht, settings_dns, settings_egress, settings_limits, settings_trust
+from provider_kairos.daemon import (
+    settings_dht,
+    settings_dns,
+    settings_egress,
+    settings_limits,
+    settings_trust,
+    settings_without,
+)
 from provider_kairos.daemon.environment import (
+    Refused,
     Variable,
     WithoutEffect,
     parse_bool,
@@ -39,8 +47,8 @@ from provider_kairos.token.codec import NetworkToken, decode, from_yaml
 __all__ = [
     "GROUPS",
     "VARIABLES",
-    "WITHOUT_EFFECT",
     "DaemonSettings",
+    "all_refused",
     "all_variables",
     "all_without_effect",
     "read_settings",
@@ -209,12 +217,6 @@ VARIABLES = (
     Variable("EDGEVPNLOGLEVEL", "log_level", parse_text, "`debug`, `info`, `warn`, `error`", flag="--log-level"),
 )
 
-
-WITHOUT_EFFECT = (
-    WithoutEffect("EDGEVPNAUTORELAYPEERS", "relays are not part of this version", flag="--autorelay-static-peer"),
-    WithoutEffect("EDGEVPNAUTORELAYSTATICONLY", "relays are not part of this version", flag="--autorelay-static-only"),
-)
-
 GROUPS: dict[str, tuple[type[Any], tuple[Variable, ...], tuple[WithoutEffect, ...]]] = {
     "dht_settings": (DhtSettings, settings_dht.VARIABLES, settings_dht.WITHOUT_EFFECT),
     "dns": (DnsSettings, settings_dns.VARIABLES, settings_dns.WITHOUT_EFFECT),
@@ -234,9 +236,14 @@ def all_variables() -> Iterator[tuple[type[Any], Variable]]:
 
 def all_without_effect() -> Iterator[WithoutEffect]:
     """Every variable that is read, told of and does nothing."""
-    yield from WITHOUT_EFFECT
+    yield from settings_without.WITHOUT_EFFECT
     for _, _, rows in GROUPS.values():
         yield from rows
+
+
+def all_refused() -> Iterator[Refused]:
+    """Every variable and flag that is refused."""
+    yield from settings_without.REFUSED
 
 
 def read_settings(environ: Mapping[str, str]) -> DaemonSettings:
@@ -247,7 +254,10 @@ def read_settings(environ: Mapping[str, str]) -> DaemonSettings:
     values: dict[str, Any] = {"token": _read_token(environ), **read_fields(VARIABLES, environ)}
     for name, (kind, rows, _) in GROUPS.items():
         values[name] = kind(**read_fields(rows, environ))
-    values["not_acted_on"] = tuple((row.name, row.why) for row in all_without_effect() if environ.get(row.name, ""))
+    for refused in all_refused():
+        refused.check(refused.name, environ.get(refused.name, ""))
+    names = ((row.name or row.flag, row) for row in all_without_effect())
+    values["not_acted_on"] = tuple((name, row.why) for name, row in names if row.told(environ.get(name, "")))
     settings = DaemonSettings(**values)
     _check(settings)
     return settings
