@@ -72,11 +72,17 @@ def up(
     as_is: Annotated[
         bool, typer.Option("--as-is", help="Lay the file unchecked, and let a single box wait for a second one.")
     ] = False,
+    daemon: Annotated[
+        list[str] | None,
+        typer.Option("--daemon", help="go: EdgeVPN ($EDGEVPN_BIN) in the place of our daemon; for one box: box2=go."),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until every box is Ready.")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Boot boxes and wait until they are a cluster."""
-    settings = settings_for(name=name, boxes=boxes, config=config, k3s=k3s, agent_api=agent_api, as_is=as_is)
+    settings = settings_for(
+        name=name, boxes=boxes, config=config, k3s=k3s, agent_api=agent_api, as_is=as_is, daemons=daemon or ()
+    )
     place = Place(settings.name)
     if place.alive():
         raise LabError(f"the lab {name!r} is up already", hint=f"`kairos-p2p lab down --name {name}` ends it")

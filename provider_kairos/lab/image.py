@@ -16,9 +16,19 @@ from typing import Final
 import provider_kairos
 from provider_kairos.lab.model import AGENT_API, PERSISTENT_PATHS, BoxSpec
 
-__all__ = ["INIT_PROGRAM", "ImageFile", "ImageLink", "image_files", "image_links", "product_paths", "wrapper"]
+__all__ = [
+    "EDGEVPN_PROGRAM",
+    "INIT_PROGRAM",
+    "ImageFile",
+    "ImageLink",
+    "image_files",
+    "image_links",
+    "product_paths",
+    "wrapper",
+]
 
 INIT_PROGRAM: Final = "/usr/sbin/kairos-lab-init"
+EDGEVPN_PROGRAM: Final = "/usr/bin/edgevpn"
 PLUGIN: Final = "/system/providers/agent-provider-kairos-p2p"
 
 # Names under which real k3s wants to be found beside itself (spec/k3s.md 10).
@@ -31,7 +41,7 @@ After=cos-setup-network.service
 Wants=network.target
 
 [Service]
-ExecStart=/usr/bin/kairos-agent start{api}
+{environment}ExecStart=/usr/bin/kairos-agent start{api}
 Restart=on-failure
 RestartSec=5
 
@@ -137,7 +147,10 @@ def image_files(spec: BoxSpec) -> list[ImageFile]:
         files.append(ImageFile("/usr/bin/ping", wrapper(f"{lab}.ping"), 0o755))
     if spec.product:
         files.append(ImageFile("/usr/bin/kairos-agent", wrapper(f"{lab}.agent", isolated=False), 0o755))
-        unit = _AGENT_UNIT.format(api="" if spec.agent_api == AGENT_API else f" --api={spec.agent_api}")
+        unit = _AGENT_UNIT.format(
+            api="" if spec.agent_api == AGENT_API else f" --api={spec.agent_api}",
+            environment=f"Environment=KAIROS_P2P_DAEMON={EDGEVPN_PROGRAM}\n" if spec.edgevpn else "",
+        )
         files.append(ImageFile("/etc/systemd/system/kairos-agent.service", unit, once=True))
     for name, kind, command in (("k3s", "notify", "server"), ("k3s-agent", "exec", "agent")):
         unit = _K3S_UNIT.format(name=name, kind=kind, command=command)

@@ -75,7 +75,8 @@ class BoxSpec:
     """One box as its first process needs to know it.
 
     ``store`` is the folder of what outlives a reboot; ``assembled`` asks for a root of bind mounts and three
-    overlays, which is all that an ordinary user may have; ``k3s`` is a real k3s or empty for the stand-in.
+    overlays, which is all that an ordinary user may have; ``k3s`` is a real k3s or empty for the stand-in;
+    ``edgevpn`` is an EdgeVPN that runs in the place of our daemon, or empty.
     """
 
     lab: str
@@ -86,6 +87,7 @@ class BoxSpec:
     files: dict[str, str] = field(default_factory=dict, repr=False)
     assembled: bool = False
     k3s: str = ""
+    edgevpn: str = ""
     cgroup: str = ""
     agent_api: str = ""
     product: bool = True
@@ -110,6 +112,7 @@ class LabSettings:
     """What ``lab up`` was asked for.
 
     ``files`` maps paths in every box to contents (the cloud-config among them, hence not in repr);
+    ``edgevpn`` maps the names of boxes to the EdgeVPN that they run in the place of our daemon;
     ``product`` false gives bare boxes without the Kairos agent, for tests of the lab itself.
     """
 
@@ -117,6 +120,7 @@ class LabSettings:
     boxes: int = 3
     files: dict[str, str] = field(default_factory=dict, repr=False)
     k3s: str = ""
+    edgevpn: dict[str, str] = field(default_factory=dict)
     agent_api: str = ""
     product: bool = True
 

@@ -11,13 +11,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from provider_kairos.errors import ConfigError, TimeoutHostError
 from provider_kairos.lab import client
-from provider_kairos.lab.model import LabError, LabSettings
+from provider_kairos.lab.model import LabError, LabSettings, box_name, box_number
 from provider_kairos.lab.place import Place
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "EXTRA_PATH",
     "Progress",
     "config_files",
+    "foreign_daemons",
     "reasons",
     "settings_for",
     "still_waiting",
@@ -183,10 +184,43 @@ def wait_until_ready(place: Place, timeout: float, progress: Progress) -> dict[s
         time.sleep(_LOOK_EVERY)
 
 
+def foreign_daemons(words: Sequence[str], boxes: int, environ: Mapping[str, str]) -> dict[str, str]:
+    """Which boxes run an EdgeVPN: ``go`` means all of them, ``box2=go`` one, ``ours`` the product's own daemon.
+
+    The program is ``$EDGEVPN_BIN``. Raises LabError without one, ConfigError for another word, NotFoundError for a
+    box that is not there.
+    """
+    chosen: dict[str, str] = {}
+    for word in words:
+        box, _, kind = word.rpartition("=")
+        if kind not in {"go", "ours"}:
+            raise ConfigError(f"--daemon {word}: {kind!r} is no daemon", hint="go or ours, for one box: box2=go")
+        names = [box_name(box_number(box, boxes))] if box else [box_name(n) for n in range(1, boxes + 1)]
+        chosen |= dict.fromkeys(names, kind)
+    named = [box for box, kind in chosen.items() if kind == "go"]
+    program = environ.get("EDGEVPN_BIN", "")
+    if named and not os.access(program, os.X_OK):
+        raise LabError(
+            f"{', '.join(named)}: there is no EdgeVPN to run",
+            hint="EDGEVPN_BIN=/path/to/edgevpn names the program",
+        )
+    return {box: str(Path(program).resolve()) for box in named}
+
+
 def settings_for(
-    *, name: str, boxes: int, config: Path | None, k3s: str, agent_api: str, as_is: bool = False
+    *,
+    name: str,
+    boxes: int,
+    config: Path | None,
+    k3s: str,
+    agent_api: str,
+    as_is: bool = False,
+    daemons: Sequence[str] = (),
 ) -> LabSettings:
-    """The settings of ``lab up``'s options; ``k3s`` empty means ``$K3S_BIN``, and that empty the stand-in."""
+    """The settings of ``lab up``'s options; ``k3s`` empty means ``$K3S_BIN``, and that empty the stand-in.
+
+    ``daemons`` as :func:`foreign_daemons` reads them. Raises ConfigError, LabError, NotFoundError.
+    """
     binary = k3s or os.environ.get("K3S_BIN", "")
     return LabSettings(
         name=name,
@@ -194,4 +228,5 @@ def settings_for(
         files=config_files(config, boxes, as_is=as_is, say=lambda text: print(text, file=sys.stderr)),
         k3s=str(Path(binary).resolve()) if binary else "",
         agent_api=agent_api,
+        edgevpn=foreign_daemons(daemons, boxes, os.environ),
     )

@@ -137,14 +137,14 @@ def _once(  # noqa: PLR0917  # the facts of one run
     environ: Mapping[str, str],
     pause: Callable[[float], None],
 ) -> Response:
-    from provider_kairos.provider.daemon_unit import program_path  # noqa: PLC0415  # as above
+    from provider_kairos.provider.daemon_unit import daemon_program  # noqa: PLC0415  # as above
     from provider_kairos.provider.onetime import bootstrap_once  # noqa: PLC0415  # as above
     from provider_kairos.provider.status import process_age  # noqa: PLC0415  # as above
 
     seconds = 2.0
     while True:
         try:
-            program = program_path(environ) if outcome is Outcome.ONE_TIME_VPN and settings.vpn_created() else ""
+            program = daemon_program(environ) if outcome is Outcome.ONE_TIME_VPN and settings.vpn_created() else None
             service = bootstrap_once(machine, settings, outcome, api=api, program=program)
         except HostError as error:
             log.warning("one-time bootstrap, tried again in %.0f s: %s", seconds, error)
@@ -163,7 +163,7 @@ def _once(  # noqa: PLR0917  # the facts of one run
 
 
 def _coordinate(machine: Machine, cloud: CloudConfig, api: str, environ: Mapping[str, str]) -> Response:
-    from provider_kairos.provider.daemon_unit import program_path, set_up_daemon  # noqa: PLC0415  # as above
+    from provider_kairos.provider.daemon_unit import daemon_program, set_up_daemon  # noqa: PLC0415  # as above
 
     settings, ready = cloud.settings, False
 
@@ -173,7 +173,7 @@ def _coordinate(machine: Machine, cloud: CloudConfig, api: str, environ: Mapping
 
     try:
         # The daemon takes longest to come up: it is on its way before the loop is even loaded.
-        set_up_daemon(machine, settings, api, program_path(environ))
+        set_up_daemon(machine, settings, api, daemon_program(environ))
         ready = True
     except HostError as error:
         log.warning("%s", error)  # the loop tries again and says so

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from provider_kairos.config.schema import Settings
@@ -19,12 +20,13 @@ from provider_kairos.provider.api_address import listen_value
 from provider_kairos.provider.machine import Machine
 from provider_kairos.quoting import systemd_env_file
 
-__all__ = ["ENV_FILE", "daemon_environment", "program_path", "set_up_daemon", "unit_text"]
+__all__ = ["ENV_FILE", "DaemonProgram", "daemon_environment", "daemon_program", "set_up_daemon", "unit_text"]
 
 log = logging.getLogger(__name__)
 
 ENV_FILE = "/etc/systemd/system.conf.d/edgevpn-kairos.env"
 LEASE_DIR = "/usr/local/.kairos/lease"
+KEY_DIR = "/usr/local/.kairos/edgevpn"
 VPN_UNIT, VPN_SERVICE = "edgevpn@", "edgevpn@kairos"
 API_UNIT = API_SERVICE = "edgevpn"
 
@@ -38,7 +40,7 @@ StartLimitIntervalSec=0
 [Service]
 EnvironmentFile={env_file}
 LimitNOFILE=49152
-ExecStart={program} daemon
+ExecStart={program}{arguments}
 Restart=always
 RestartSec=1
 
@@ -54,7 +56,7 @@ name="edgevpn"
 description="{description}"
 supervisor=supervise-daemon
 command="{program}"
-command_args="daemon"
+command_args="{arguments}"
 output_log=/var/log/edgevpn.log
 error_log=/var/log/edgevpn.log
 pidfile="/run/edgevpn.pid"
@@ -73,8 +75,25 @@ set +o allexport
 """
 
 
-def daemon_environment(settings: Settings, api: str) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class DaemonProgram:
+    """The program that the daemon's unit runs: our own, or an EdgeVPN that a fleet keeps (``edgevpn``)."""
+
+    path: str
+    edgevpn: bool = False
+
+    def arguments(self, *, vpn: bool, api: str) -> str:
+        """What stands behind the path; EdgeVPN's ``api`` command knows no variable for its address."""
+        if not self.edgevpn:
+            return "daemon"
+        return "" if vpn else f"api --enable-healthchecks --listen {listen_value(api)}"
+
+
+def daemon_environment(settings: Settings, api: str, *, edgevpn: bool = False) -> dict[str, str]:
     """The daemon's environment; the user's ``vpn.env`` wins over what is generated.
+
+    ``edgevpn``: for EdgeVPN's own program, which keeps its identity only when told to, and without a DHT may end
+    itself while it looks for relays (spec/edgevpn.md 15.2).
 
     Raises:
         ConfigError: no network token.
@@ -85,12 +104,14 @@ def daemon_environment(settings: Settings, api: str) -> dict[str, str]:
     values = {"API": "true", "APILISTEN": listen_value(api), "EDGEVPNTOKEN": token}
     if settings.vpn_created():
         values |= {"DHCP": "true", "DHCPLEASEDIR": LEASE_DIR}
-    else:
+    elif not edgevpn:
         values["KAIROS_P2P_VPN"] = "false"
     # Pinned, so that an update of the daemon never changes it under a running network (spec 4.1).
     values["EDGEVPNOWNERSHIP"] = "enforce"
+    if edgevpn:
+        values |= {"EDGEVPNPRIVKEYCACHE": "true", "EDGEVPNPRIVKEYCACHEDIR": KEY_DIR}
     if settings.p2p.disable_dht:
-        values["EDGEVPNDHT"] = "false"
+        values |= {"EDGEVPNDHT": "false", "EDGEVPNAUTORELAY": "false"} if edgevpn else {"EDGEVPNDHT": "false"}
     if settings.p2p.dns:
         # Before the user's values: DNSFORWARD "false" must count.
         values |= {"DNSADDRESS": "127.0.0.1:53", "DNSFORWARD": "true"}
@@ -100,37 +121,49 @@ def daemon_environment(settings: Settings, api: str) -> dict[str, str]:
     return values
 
 
-def program_path(environ: Mapping[str, str]) -> str:
-    """Absolute path of our ``kairos-p2p``: ``KAIROS_P2P_BIN``, beside this program, beside Python, in ``PATH``.
+def daemon_program(environ: Mapping[str, str]) -> DaemonProgram:
+    """The daemon's program, by absolute path.
+
+    ``KAIROS_P2P_DAEMON`` names an EdgeVPN to go on with; otherwise it is our ``kairos-p2p``: ``KAIROS_P2P_BIN``,
+    beside this program, beside Python, in ``PATH``.
 
     Raises:
         HostError: it is in none of these places.
     """
+    if foreign := environ.get("KAIROS_P2P_DAEMON"):
+        if not os.access(foreign, os.X_OK):
+            raise HostError(
+                f"KAIROS_P2P_DAEMON={foreign} is no program",
+                hint="give the path of an EdgeVPN, or take the variable away to run this program's own daemon",
+            )
+        return DaemonProgram(str(Path(foreign).absolute()), edgevpn=True)
     if named := environ.get("KAIROS_P2P_BIN"):
-        return named
+        return DaemonProgram(named)
     started = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path(sys.executable)
     places = (Path(os.path.realpath(started)).parent, Path(sys.executable).parent)
     for place in places:
         if (program := place / "kairos-p2p").exists():
-            return str(program.absolute())
+            return DaemonProgram(str(program.absolute()))
     if found := shutil.which("kairos-p2p"):
-        return str(Path(found).absolute())
+        return DaemonProgram(str(Path(found).absolute()))
     raise HostError(
         f"kairos-p2p is not beside {started}", hint="install the whole package, or set KAIROS_P2P_BIN to its path"
     )
 
 
-def unit_text(*, vpn: bool, openrc: bool, program: str) -> str:
-    """The unit or service script."""
+def unit_text(*, vpn: bool, openrc: bool, program: DaemonProgram, api: str) -> str:
+    """The unit or service script; ``api`` is the address of the daemon's API."""
+    path, arguments = program.path, program.arguments(vpn=vpn, api=api)
     description = "EdgeVPN Daemon" if vpn else "P2P API Daemon"
     if openrc:
-        return _OPENRC.format(description=description, program=program, env_file=ENV_FILE)
+        return _OPENRC.format(description=description, program=path, arguments=arguments, env_file=ENV_FILE)
     # '%' would be a specifier in a unit.
     env_file = ENV_FILE.replace("edgevpn-kairos", "edgevpn-%i") if vpn else ENV_FILE
-    return _SYSTEMD.format(description=description, program=program.replace("%", "%%"), env_file=env_file)
+    command = {"program": path.replace("%", "%%"), "arguments": f" {arguments}".rstrip().replace("%", "%%")}
+    return _SYSTEMD.format(description=description, env_file=env_file, **command)
 
 
-def set_up_daemon(machine: Machine, settings: Settings, api: str, program: str) -> bool:
+def set_up_daemon(machine: Machine, settings: Settings, api: str, program: DaemonProgram) -> bool:
     """Write, start and enable the daemon; True when it was (re)started for a change.
 
     Raises:
@@ -138,14 +171,14 @@ def set_up_daemon(machine: Machine, settings: Settings, api: str, program: str) 
         HostError: the machine refuses.
     """
     vpn = settings.vpn_created()
-    environment = daemon_environment(settings, api)
+    environment = daemon_environment(settings, api, edgevpn=program.edgevpn)
     if settings.p2p is not None and settings.p2p.dns:
         log.warning("p2p.dns: the resolver of this machine is left as it is; point it at 127.0.0.1 yourself")
     unit, service = (VPN_UNIT, VPN_SERVICE) if vpn else (API_UNIT, API_SERVICE)
     if not machine.openrc:
         _retire(machine, *((API_UNIT, API_SERVICE) if vpn else (VPN_UNIT, VPN_SERVICE)))
     changed = machine.write(ENV_FILE, systemd_env_file(environment), 0o600)
-    unit_changed = machine.write_unit(unit, unit_text(vpn=vpn, openrc=machine.openrc, program=program))
+    unit_changed = machine.write_unit(unit, unit_text(vpn=vpn, openrc=machine.openrc, program=program, api=api))
     if unit_changed:
         machine.daemon_reload()
     restart = (changed or unit_changed) and machine.is_active(service)

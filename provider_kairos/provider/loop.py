@@ -25,7 +25,7 @@ from provider_kairos.config.schema import Settings
 from provider_kairos.errors import ConfigError, HostError, ProviderError, Waiting
 from provider_kairos.kubernetes import Distribution
 from provider_kairos.provider import configure, disk, plan
-from provider_kairos.provider.daemon_unit import set_up_daemon
+from provider_kairos.provider.daemon_unit import DaemonProgram, set_up_daemon
 from provider_kairos.provider.last_words import forget_last_words, last_words
 from provider_kairos.provider.machine import Machine
 from provider_kairos.provider.reasons import DaemonSilent, Refused
@@ -99,7 +99,7 @@ class Coordinator:
         engine: RolesEngine,
         clock: Clock,
         api: str = "",
-        program: Callable[[], str],
+        program: Callable[[], DaemonProgram],
         daemon_ready: bool = False,
         age: float = 0.0,
         blocking: Callable[..., Awaitable[Any]] = in_thread,

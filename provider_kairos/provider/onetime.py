@@ -6,7 +6,7 @@ import logging
 
 from provider_kairos.config.schema import Settings
 from provider_kairos.provider import disk, plan
-from provider_kairos.provider.daemon_unit import set_up_daemon
+from provider_kairos.provider.daemon_unit import DaemonProgram, set_up_daemon
 from provider_kairos.provider.decision import Outcome
 from provider_kairos.provider.machine import Machine
 
@@ -15,7 +15,9 @@ __all__ = ["bootstrap_once"]
 log = logging.getLogger(__name__)
 
 
-def bootstrap_once(machine: Machine, settings: Settings, outcome: Outcome, *, api: str, program: str) -> str:
+def bootstrap_once(
+    machine: Machine, settings: Settings, outcome: Outcome, *, api: str, program: DaemonProgram | None
+) -> str:
     """Configure and start Kubernetes once, then write the sentinel; the service, empty when that was done before.
 
     Raises:
@@ -34,8 +36,8 @@ def bootstrap_once(machine: Machine, settings: Settings, outcome: Outcome, *, ap
     return rendering.service
 
 
-def _vpn(machine: Machine, settings: Settings, outcome: Outcome, *, api: str, program: str) -> None:
-    if not settings.vpn_created():
+def _vpn(machine: Machine, settings: Settings, outcome: Outcome, *, api: str, program: DaemonProgram | None) -> None:
+    if program is None or not settings.vpn_created():
         return
     if outcome is Outcome.ONE_TIME_VPN:
         set_up_daemon(machine, settings, api, program)

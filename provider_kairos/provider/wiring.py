@@ -11,7 +11,7 @@ from provider_kairos.config.notice import InvalidConfigError
 from provider_kairos.config.schema import Settings
 from provider_kairos.errors import ConfigError
 from provider_kairos.ids import NodeUuid
-from provider_kairos.provider.daemon_unit import program_path
+from provider_kairos.provider.daemon_unit import daemon_program
 from provider_kairos.provider.loop import Coordinator
 from provider_kairos.provider.machine import Machine
 from provider_kairos.provider.status import process_age
@@ -71,7 +71,7 @@ def coordinator(
         engine=RolesEngine(role_settings(settings, uuid), random.SystemRandom()),
         clock=SystemClock(),
         api=api,
-        program=lambda: program_path(environ),
+        program=lambda: daemon_program(environ),
         daemon_ready=daemon_ready,
         age=process_age(),
         explain=explain,

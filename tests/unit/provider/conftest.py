@@ -17,6 +17,7 @@ from provider_kairos.config import load
 from provider_kairos.errors import UnreachableError
 from provider_kairos.ids import NodeUuid
 from provider_kairos.provider.configure import KUBECONFIG_FILE, TOKEN_FILE
+from provider_kairos.provider.daemon_unit import DaemonProgram
 from provider_kairos.provider.loop import Coordinator
 from provider_kairos.provider.machine import FakeMachine
 from provider_kairos.provider.wiring import role_settings
@@ -193,7 +194,7 @@ class Box:
             self.links,
             engine=RolesEngine(roles, random.Random(self.seed)),
             api="unix:///run/edgevpn-kairos.sock",
-            program=lambda: "/usr/bin/kairos-p2p",
+            program=lambda: DaemonProgram("/usr/bin/kairos-p2p"),
             **surroundings,
         )
         nursery.start_soon(self._lease)

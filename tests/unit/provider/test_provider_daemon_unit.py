@@ -5,9 +5,15 @@ from __future__ import annotations
 import pytest
 
 from provider_kairos.config import load
-from provider_kairos.errors import ConfigError
+from provider_kairos.errors import ConfigError, HostError
 from provider_kairos.provider.api_address import choose_address, listen_value
-from provider_kairos.provider.daemon_unit import ENV_FILE, daemon_environment, set_up_daemon
+from provider_kairos.provider.daemon_unit import (
+    ENV_FILE,
+    DaemonProgram,
+    daemon_environment,
+    daemon_program,
+    set_up_daemon,
+)
 from provider_kairos.provider.machine import FakeMachine
 from provider_kairos.quoting import parse_env_file
 
@@ -87,7 +93,7 @@ def test_no_token():
         daemon_environment(load("p2p: {}").settings, SOCKET)
 
 
-PROGRAM = "/opt/100%/kairos-p2p"
+PROGRAM = DaemonProgram("/opt/100%/kairos-p2p")
 
 
 def test_unit_and_environment_file(p2p):
@@ -134,8 +140,37 @@ def test_a_change_of_mode_retires_the_other_unit(p2p):
 def test_openrc_script(p2p):
     machine = FakeMachine()
     machine.openrc = True
-    set_up_daemon(machine, settings(p2p), SOCKET, "/usr/bin/kairos-p2p")
+    set_up_daemon(machine, settings(p2p), SOCKET, DaemonProgram("/usr/bin/kairos-p2p"))
     script = machine.files["/etc/init.d/edgevpn@"]
     assert script.startswith("#!/sbin/openrc-run\n")
     assert 'command="/usr/bin/kairos-p2p"\ncommand_args="daemon"\n' in script
     assert f". {ENV_FILE}" in script
+
+
+EDGEVPN = DaemonProgram("/usr/bin/edgevpn", edgevpn=True)
+
+
+def test_an_edgevpn_that_the_fleet_keeps(p2p):
+    machine = FakeMachine()
+    set_up_daemon(machine, settings(p2p, "  disable_dht: true\n"), SOCKET, EDGEVPN)
+    assert "ExecStart=/usr/bin/edgevpn\n" in machine.files["/etc/systemd/system/edgevpn@.service"]
+    environment = parse_env_file(machine.files[ENV_FILE])
+    assert environment["EDGEVPNPRIVKEYCACHE"] == "true", "a new identity at every boot would lose its records"
+    assert environment["EDGEVPNAUTORELAY"] == "false", "without a DHT it would look for relays in a null pointer"
+
+
+def test_an_edgevpn_for_the_ledger_alone_is_told_its_address(p2p):
+    machine = FakeMachine()
+    set_up_daemon(machine, settings(p2p, "  vpn: {create: false}\n"), SOCKET, EDGEVPN)
+    unit = machine.files["/etc/systemd/system/edgevpn.service"]
+    assert f"ExecStart=/usr/bin/edgevpn api --enable-healthchecks --listen {SOCKET}\n" in unit
+    assert "KAIROS_P2P_VPN" not in machine.files[ENV_FILE]
+
+
+def test_which_program(tmp_path):
+    program = tmp_path / "edgevpn"
+    with pytest.raises(HostError, match="is no program"):
+        daemon_program({"KAIROS_P2P_DAEMON": str(program)})
+    program.touch(0o755)
+    assert daemon_program({"KAIROS_P2P_DAEMON": str(program)}) == DaemonProgram(str(program), edgevpn=True)
+    assert daemon_program({"KAIROS_P2P_BIN": "/x/kairos-p2p"}) == DaemonProgram("/x/kairos-p2p")
