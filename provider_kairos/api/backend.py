@@ -11,7 +11,20 @@ from typing import Protocol
 
 from provider_kairos.api.model import StatusDocument, Traffic
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "PeerGate"]
+
+
+class PeerGate(Protocol):
+    """Whether only peers that have shown a trusted key are heard (spec/edgevpn.md 13): ``/api/peergate``."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the gate is closed to strangers."""
+        ...
+
+    def switch(self, *, on: bool) -> None:
+        """Close it to strangers, or open it to everybody."""
+        ...
 
 
 class Backend(Protocol):
@@ -111,6 +124,11 @@ class Backend(Protocol):
 
     def healthy(self) -> bool:
         """Whether the daemon's tasks run (not whether the node has peers)."""
+        ...
+
+    @property
+    def gate(self) -> PeerGate | None:
+        """The peer gate; None when this node has none."""
         ...
 
     def status(self) -> StatusDocument:

@@ -1,7 +1,7 @@
 """EdgeVPN's routes over a :class:`~provider_kairos.api.backend.Backend`.
 
-Specification: spec/edgevpn.md 11.2 and 17. Not here: ``/api/peergate`` (EdgeVPN has the route only with a peer
-gater), the web page, the profiler.
+Specification: spec/edgevpn.md 11.2 and 17. ``/api/peergate`` exists only where the node has a peer gate, as in
+EdgeVPN. Not here: the web page, the profiler.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from provider_kairos.api import documents
-from provider_kairos.api.backend import Backend
+from provider_kairos.api.backend import Backend, PeerGate
 from provider_kairos.api.dnstypes import NUMBERS
 from provider_kairos.api.gotext import quote_bytes
 from provider_kairos.api.http import Request
@@ -51,7 +51,22 @@ def edgevpn_routes(backend: Backend) -> list[Route]:
         Route("GET", "/api/metrics/protocol/:protocol", api.protocol_traffic),
         Route("GET", "/api/metrics/peer", api.document(lambda b: _sorted(b.traffic_by_peer()))),
         Route("GET", "/api/metrics/peer/:peer", api.peer_traffic),
+        *(_gate_routes(backend.gate) if backend.gate is not None else ()),
     ]
+
+
+def _gate_routes(gate: PeerGate) -> list[Route]:
+    """The switch of the trust zone; a word other than these two changes nothing."""
+
+    async def show(_call: Call) -> bool:
+        return gate.enabled
+
+    async def switch(call: Call) -> bool:
+        if call.params["state"] in {"enable", "disable"}:
+            gate.switch(on=call.params["state"] == "enable")
+        return gate.enabled
+
+    return [Route("GET", "/api/peergate", show), Route("PUT", "/api/peergate/:state", switch)]
 
 
 def _sorted(value: Any) -> dict[str, Any]:

@@ -12,15 +12,27 @@ from typing import Any, cast
 
 import trio
 
+from provider_kairos.api.backend import PeerGate
 from provider_kairos.api.http import Limits
 from provider_kairos.api.model import StatusDocument, Traffic
 from provider_kairos.api.revisions import Revisions
 from provider_kairos.api.server import serve
 from provider_kairos.token import gojson
 
-__all__ = ["PEER", "FakeBackend", "ask", "raw_exchange", "serving"]
+__all__ = ["PEER", "FakeBackend", "FakeGate", "ask", "raw_exchange", "serving"]
 
 PEER = "12D3KooWExWTbqjm7iCZKTHZrrbhhrSjWbE6kPbUQstnNBUUMNU1"
+
+
+class FakeGate:
+    """A peer gate that is only its state."""
+
+    def __init__(self, *, enabled: bool = True) -> None:
+        self.enabled = enabled
+
+    def switch(self, *, on: bool) -> None:
+        """At once."""
+        self.enabled = on
 
 
 class FakeBackend:
@@ -41,6 +53,7 @@ class FakeBackend:
         self.total = Traffic(TotalIn=0, TotalOut=0, RateIn=0.0, RateOut=0.0)
         self.protocols: dict[str, Traffic] = {}
         self.peers: dict[str, Traffic] = {}
+        self.gate: PeerGate | None = None
         self.waiting = 0
         self.flushed = 0
 

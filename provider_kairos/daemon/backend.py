@@ -5,9 +5,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from provider_kairos.api.backend import PeerGate
 from provider_kairos.api.model import StatusDocument, Traffic
 from provider_kairos.clock import Clock
 from provider_kairos.daemon.ledger_service import LedgerService
+from provider_kairos.daemon.parts import HasGate, NodeService
 from provider_kairos.ledger.block import encode
 from provider_kairos.mesh.node import Mesh
 
@@ -24,12 +26,15 @@ class DaemonBackend:
         clock: Clock,
         status: Callable[[str], StatusDocument],
         healthy: Callable[[], bool],
+        *,
+        services: Sequence[NodeService] = (),
     ) -> None:
         self._ledger = ledger
         self._mesh = mesh
         self._clock = clock
         self._status = status
         self._healthy = healthy
+        self._gate = next((service.gate for service in services if isinstance(service, HasGate)), None)
         self._instance = secrets.token_hex(8)
 
     @property
@@ -120,6 +125,11 @@ class DaemonBackend:
     def healthy(self) -> bool:
         """Whether the daemon's tasks run."""
         return self._healthy()
+
+    @property
+    def gate(self) -> PeerGate | None:
+        """The gate of the service that has one."""
+        return self._gate
 
     def status(self) -> StatusDocument:
         """The document of GET /api/v1/status."""

@@ -78,7 +78,9 @@ class Daemon:
             self.vpn.lease = self.lease
         self.services = services(Parts(settings, self.ledger, self.mesh, clock, rng))
         self._status = StatusReporter(settings, clock, self.phases, self.ledger, self.mesh, self.vpn, self.services)
-        self.backend = DaemonBackend(self.ledger, self.mesh, clock, self._status.document, self._healthy)
+        self.backend = DaemonBackend(
+            self.ledger, self.mesh, clock, self._status.document, self._healthy, services=self.services
+        )
 
     def _healthy(self) -> bool:
         return not self._supervisor.broken

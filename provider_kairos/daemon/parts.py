@@ -11,15 +11,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from provider_kairos.api.backend import PeerGate
 from provider_kairos.clock import Clock
 from provider_kairos.daemon.ledger_service import LedgerService
 from provider_kairos.daemon.settings import DaemonSettings
 from provider_kairos.errors import Waiting
 from provider_kairos.mesh.node import Mesh
 
-__all__ = ["MakeServices", "NodeService", "Parts", "configured"]
+__all__ = ["HasGate", "MakeServices", "NodeService", "Parts", "configured"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,16 @@ class NodeService(Protocol):
     @property
     def counters(self) -> Counter[str]:
         """What happened, by kind; grows only. Names are unique over the daemon: ``<service>_<what>``."""
+        ...
+
+
+@runtime_checkable
+class HasGate(Protocol):
+    """A service with a peer gate: it is what ``/api/peergate`` shows and switches."""
+
+    @property
+    def gate(self) -> PeerGate:
+        """The gate."""
         ...
 
 
