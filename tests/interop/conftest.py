@@ -1,36 +1,24 @@
 """Fixtures for runs beside the real EdgeVPN, and the matrix that these tests make.
 
-Nodes and networks are :mod:`network`'s, rows and their table :mod:`matrix`'s. The table is printed at the end of every
+Nodes and networks are ``network.py``'s, rows and their table ``matrix.py``'s. The table is printed at the end of every
 run that has rows, and written to the file that KAIROS_P2P_INTEROP_MATRIX names (``make interop`` does) when all ran.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
+from tests.interop.matrix import Matrix, mark
+from tests.interop.network import NEW, OLD, PROGRAMS, Site, cannot
+from tests.net.conftest import _cannot as cannot_make_namespaces
+from tests.net.conftest import namespaces
 
-
-def _load(name: str) -> Any:
-    """A module beside this file: tests are no package."""
-    spec = importlib.util.spec_from_file_location(f"interop_{name}", HERE / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-network = _load("network")
-_matrix = _load("matrix").Matrix()
+_matrix = Matrix()
 _figures: list[str] = []
 
 
@@ -38,18 +26,20 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "row(line, expected, mode, version, expected_by): a row of the interop matrix")
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    _matrix.collect(session.items)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        mark(item)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _matrix.report(report)
+    _figures.extend(str(value) for name, value in report.user_properties if name == "figure" and report.when == "call")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the matrix and what was measured, and loudly what did not run."""
-    for version in network.PROGRAMS:
-        if reason := network.cannot(version):
+    for version in PROGRAMS:
+        if reason := cannot(version):
             terminalreporter.section(f"EdgeVPN {version}", sep="!")
             terminalreporter.write_line(reason)
     if not _matrix.rows:
@@ -71,47 +61,47 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture
 def seen(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """``seen("text")``: what the table shows in the rows of this test."""
-    return lambda text: _matrix.note(request.node.nodeid, text)
+    return lambda text: request.node.user_properties.append(("seen", text))
 
 
-@pytest.fixture(scope="session")
-def figures() -> list[str]:
-    """Lines for the end of the run. Nothing is asserted of them."""
-    return _figures
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """``figure("text")``: a line for the end of the run. Nothing is asserted of it."""
+    return lambda text: request.node.user_properties.append(("figure", text))
 
 
 def _needs(version: str) -> None:
-    if reason := network.cannot(version):
+    if reason := cannot(version):
         pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
 def edgevpn_bin() -> str:
     """EdgeVPN v0.35.4; a skip that says so when there is none."""
-    _needs(network.NEW)
-    return os.environ[network.PROGRAMS[network.NEW]]
+    _needs(NEW)
+    return os.environ[PROGRAMS[NEW]]
 
 
 @pytest.fixture(scope="session")
 def edgevpn_old_bin() -> str:
     """EdgeVPN v0.30.2; likewise."""
-    _needs(network.OLD)
-    return os.environ[network.PROGRAMS[network.OLD]]
+    _needs(OLD)
+    return os.environ[PROGRAMS[OLD]]
 
 
-MakeSite = Callable[..., Any]
+MakeSite = Callable[..., Site]
 
 
 def _sites(root: Path) -> Iterator[MakeSite]:
-    made: list[Any] = []
-    with network.spaces.namespaces() as make:
+    made: list[Site] = []
+    with namespaces() as make:
 
-        def build(go: int, ours: int, **options: Any) -> Any:
+        def build(go: int, ours: int, **options: Any) -> Site:
             if go:
-                _needs(options.get("version", network.NEW))
-            elif reason := network.spaces._cannot():
+                _needs(str(options.get("version", NEW)))
+            elif reason := cannot_make_namespaces():
                 pytest.skip(reason)
-            made.append(network.Site(make, root / f"site{len(made)}", go, ours, **options))
+            made.append(Site(make, root / f"site{len(made)}", go, ours, **options))
             return made[-1]
 
         yield build
@@ -119,7 +109,7 @@ def _sites(root: Path) -> Iterator[MakeSite]:
 
 @pytest.fixture
 def make_site(tmp_path: Path) -> Iterator[MakeSite]:
-    """``make_site(go, ours, interval=..., version=..., address=...)`` → a :class:`network.Site`, not started yet."""
+    """``make_site(go, ours, interval=..., version=..., address=...)`` → a network that is not started yet."""
     yield from _sites(tmp_path)
 
 

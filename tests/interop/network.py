@@ -8,7 +8,6 @@ directions. Used by the tests beside this file and by ``bench``; knows nothing o
 from __future__ import annotations
 
 import http.client
-import importlib.util
 import json
 import os
 import signal
@@ -19,10 +18,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 from provider_kairos.token.codec import encode, generate
+from tests.net.conftest import _cannot as cannot_make_namespaces
 
 PATIENCE = 60.0
 """Seconds after which a wait gives up; nothing is measured by it."""
@@ -46,22 +48,6 @@ sys.exit(main(os.environ))
 _PING = "import sys; from provider_kairos.lab.ping import main; sys.exit(main())"
 
 
-def load(name: str, path: Path) -> Any:
-    """A module by its path: tests are no packages."""
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-spaces = load("net_namespaces", Path(__file__).parents[1] / "net" / "conftest.py")
-
-
 def cannot(version: str) -> str:
     """Why nodes of this version cannot run here; empty when they can."""
     variable = PROGRAMS[version]
@@ -69,7 +55,7 @@ def cannot(version: str) -> str:
     if not program:
         return f"{variable} is not set: nothing ran beside EdgeVPN {version}"
     assert os.access(program, os.X_OK), f"{variable}={program} cannot be run"
-    return str(spaces._cannot())
+    return cannot_make_namespaces()
 
 
 def until(true: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
@@ -280,3 +266,38 @@ class Site:
         for node in self.nodes:
             node.start()
         return self
+
+
+# --- what tests ask of networks -------------------------------------------------------------------------------------
+
+REFUSED = "ownership violation"
+HARMLESS = "rollback to an older version"
+"""Said when blocks overtake each other: EdgeVPN nodes say it of each other too."""
+
+
+def whole(*nodes: Node) -> None:
+    """Wait until every node knows every other's heartbeat and machine record."""
+    for one, other in permutations(nodes, 2):
+        until(partial(_knows, one, other, other.peer), f"{one.name} has heartbeat and machine record of {other.name}")
+
+
+def _knows(one: Node, other: Node, peer: str) -> bool:
+    return peer in one.heartbeats() and (not other.address or one.machines().get(other.address) == peer)
+
+
+def refusals(node: Node) -> list[str]:
+    """Lines of the log that say that a record was refused by the ownership rules."""
+    return [line for line in node.log.splitlines() if REFUSED in line and HARMLESS not in line]
+
+
+def write_reaches(writer: Node, reader: Node, bucket: str, key: str) -> float:
+    """A write through the API of one is seen through the API of the other; returns after how many seconds."""
+    began = time.monotonic()
+    writer.put(bucket, key, "said")
+    until(lambda: reader.value(bucket, key) == "said", f"{writer.name}'s {bucket}/{key} at {reader.name}")
+    return time.monotonic() - began
+
+
+def reasons(node: Node) -> set[str]:
+    """What one of our nodes says that it waits for: codes."""
+    return {each["code"] for each in node.get("/api/v1/status")["waiting"]}

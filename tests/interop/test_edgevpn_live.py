@@ -18,54 +18,12 @@ import pytest
 import trio
 
 from provider_kairos.api.client import DaemonClient
+from tests.interop.network import PATIENCE, refusals, until, whole, write_reaches
 
 pytestmark = pytest.mark.root
 
-PATIENCE = 60.0
 ROTATIONS = 6
 INTERVAL = 30
-REFUSED = "ownership violation"
-HARMLESS = "rollback to an older version"
-"""Said when blocks overtake each other: EdgeVPN nodes say it of each other too."""
-
-
-def until(true, what, patience=PATIENCE):
-    """The first true value of ``true()``, asked ten times a second."""
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            if value := true():
-                return value
-        except (OSError, ValueError):  # not up yet
-            pass
-        assert time.monotonic() < deadline, f"not within {patience:g} s: {what}"
-        time.sleep(0.1)
-
-
-def whole(*nodes):
-    """Wait until every node has every other in its room and knows its heartbeat and machine record."""
-    peers = {node.name: node.peer for node in nodes}
-    for one, other in permutations(nodes, 2):
-        peer = peers[other.name]
-        until(lambda one=one, peer=peer: peer in one.heartbeats(), f"{one.name} knows {other.name}'s heartbeat")
-        if other.address:
-            until(
-                lambda one=one, other=other, peer=peer: one.machines().get(other.address) == peer,
-                f"{one.name} has {other.name}'s machine record",
-            )
-
-
-def refusals(node):
-    """Lines of the log that say that a record was refused by the ownership rules."""
-    return [line for line in node.log.splitlines() if REFUSED in line and HARMLESS not in line]
-
-
-def write_reaches(writer, reader, bucket, key):
-    """A write through the API of one is seen through the API of the other."""
-    writer.put(bucket, key, "said")
-    until(lambda: reader.value(bucket, key) == "said", f"{writer.name}'s {bucket}/{key} at {reader.name}")
-
-
 # --- through rotations: started first, judged last ----------------------------------------------------------------
 
 
@@ -151,7 +109,7 @@ def test_they_find_each_other_by_mdns(make_site, first, security):
 
 
 @pytest.mark.parametrize("mode", ["enforce", "observe", "off"])
-def test_ledgers_agree(make_site, figures, mode):
+def test_ledgers_agree(make_site, figure, mode):
     site = make_site(1, 1, ownership=mode).start()
     (go,), (ours,) = site.go, site.ours
     whole(go, ours)
@@ -159,9 +117,7 @@ def test_ledgers_agree(make_site, figures, mode):
         began = time.monotonic()
         for number in range(5):
             write_reaches(one, other, "kairos", f"{one.name}-{number}")
-        figures.append(
-            f"{mode:8} a write at {one.name} is at {other.name}: {(time.monotonic() - began) / 5:.2f} s each"
-        )
+        figure(f"{mode:8} a write at {one.name} is at {other.name}: {(time.monotonic() - began) / 5:.2f} s each")
         # odd but legal text passes unchanged
         one.call("PUT", f"/api/ledger/odd/{one.name}/%3Cx%3E%26%20%C3%A4")
         until(lambda one=one, other=other: other.bucket("odd").get(one.name) == one.bucket("odd")[one.name], "odd text")
@@ -200,7 +156,7 @@ def test_ledgers_agree(make_site, figures, mode):
 # --- addresses ----------------------------------------------------------------------------------------------------
 
 
-def test_every_node_leases_an_address_of_its_own(make_site, figures):
+def test_every_node_leases_an_address_of_its_own(make_site, figure):
     """All networks at once: EdgeVPN needs about ten seconds for each address."""
     sites = {
         "1 Go, 1 ours": make_site(1, 1, address=""),
@@ -217,7 +173,7 @@ def test_every_node_leases_an_address_of_its_own(make_site, figures):
     for name, site in sites.items():
         for node in site.nodes:
             until(lambda node=node: node.lease, f"{name}: {node.name} has an address", 2 * PATIENCE)
-        figures.append(f"leases of {name}: within {time.monotonic() - began:.0f} s")
+        figure(f"leases of {name}: within {time.monotonic() - began:.0f} s")
     for name, site in sites.items():
         until(lambda site=site: all(len(node.machines()) == len(site.nodes) for node in site.nodes), f"{name}: records")
         leases = [node.lease for node in site.nodes]
@@ -263,7 +219,7 @@ def transfer(sender, receiver):
     return float(sender.space.run(sys.executable, "-c", _SEND, receiver.address, str(BULK)))
 
 
-def test_packets_pass_both_ways(make_site, figures):
+def test_packets_pass_both_ways(make_site, figure):
     site = make_site(2, 2).start()
     whole(*site.nodes)
     for one, other in permutations(site.nodes, 2):
@@ -272,7 +228,7 @@ def test_packets_pass_both_ways(make_site, figures):
     for one, other in ((go, ours), (ours, go), (ours, ours2), (go, go2)):
         said = until(lambda one=one, other=other: one.ping(other.address, 100, gap=0.01), "100 echoes")
         taken = transfer(one, other)
-        figures.append(f"{one.name} -> {other.name}: TCP {BULK / taken / 1e6:.1f} MB/s; {said.splitlines()[-1]}")
+        figure(f"{one.name} -> {other.name}: TCP {BULK / taken / 1e6:.1f} MB/s; {said.splitlines()[-1]}")
     counters = ours.get("/api/v1/status")["counters"]
     assert counters.get("packets_in_malformed", 0) == 0
 
@@ -284,7 +240,7 @@ def test_packets_pass_both_ways(make_site, figures):
 @pytest.mark.parametrize(
     ("number", "identity"), [(signal.SIGTERM, "same"), (signal.SIGKILL, "same"), (signal.SIGKILL, "new")]
 )
-def test_a_node_that_restarts_is_back(make_site, figures, kind, number, identity):
+def test_a_node_that_restarts_is_back(make_site, figure, kind, number, identity):
     """Writes and deletions of meanwhile reach it, and packets pass both ways again.
 
     With a new identity and the old address the other side holds the address for the dead peer until its heartbeat is
@@ -310,7 +266,7 @@ def test_a_node_that_restarts_is_back(make_site, figures, kind, number, identity
     whole(go, ours)
     for one, two in ((go, ours), (ours, go)):
         until(lambda one=one, two=two: one.ping(two.address, 1), f"ping {one.name} -> {two.name}", 2 * PATIENCE)
-    figures.append(f"{kind} back after {number.name}, {identity} identity: {time.monotonic() - began:.1f} s")
+    figure(f"{kind} back after {number.name}, {identity} identity: {time.monotonic() - began:.1f} s")
     for key in ("stays", "meanwhile", "its-own"):
         until(lambda key=key: node.value("kairos", key) == "said", f"{node.name} has {key}")
     if kind == "ours":  # what EdgeVPN deletes within seconds of its own write it puts back itself
