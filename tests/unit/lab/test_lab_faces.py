@@ -22,7 +22,7 @@ from provider_kairos.lab.ping import Statistics, checksum, echo_request, parse_r
 from provider_kairos.lab.place import Place
 from provider_kairos.lab.report import box_table, node_table, status_document, up_document
 from provider_kairos.lab.rootfs import Layers
-from provider_kairos.lab.up import Progress, config_files, settings_for
+from provider_kairos.lab.up import Progress, config_files, foreign_daemons, settings_for
 
 
 def box(name: str = "box1", **changes):
@@ -352,3 +352,19 @@ def test_ping_statistics():
     text = "\n".join(Statistics(4, [0.001, 0.003]).lines("h", 1.5))
     assert "4 packets transmitted, 2 received, 50% packet loss, time 1500ms" in text
     assert "= 1.000/2.000/3.000/1.000 ms" in text
+
+
+def test_which_boxes_run_edgevpn(tmp_path):
+    program = tmp_path / "edgevpn"
+    environ = {"EDGEVPN_BIN": str(program)}
+    with pytest.raises(LabError, match="no EdgeVPN to run"):
+        foreign_daemons(["go"], 2, environ)
+    program.touch(0o755)
+    assert foreign_daemons([], 2, environ) == {}
+    assert foreign_daemons(["go"], 2, environ) == {"box1": str(program), "box2": str(program)}
+    assert foreign_daemons(["2=go"], 2, environ) == {"box2": str(program)}
+    assert foreign_daemons(["go", "box1=ours"], 2, environ) == {"box2": str(program)}
+    with pytest.raises(ConfigError, match="'rust' is no daemon"):
+        foreign_daemons(["box1=rust"], 2, environ)
+    with pytest.raises(NotFoundError):
+        foreign_daemons(["box3=go"], 2, environ)
