@@ -38,15 +38,21 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def set_up(level: str) -> None:
-    """Send our own log to stdout at ``level`` (EdgeVPN's words; an unknown word means error, as there)."""
+def set_up(level: str, mesh: str = "") -> None:
+    """Send our own log to stdout at ``level`` (EdgeVPN's words; an unknown word means error, as there).
+
+    ``mesh`` is the level of the mesh alone, where it lets more through: EdgeVPN's ``--libp2p-log-level`` is ``fatal``
+    unless somebody looks for something.
+    """
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     # libraries speak only when something is really wrong; ours follows the setting
     root.setLevel(logging.ERROR)
-    logging.getLogger("provider_kairos").setLevel(_LEVELS.get(level.lower(), logging.ERROR))
+    ours = _LEVELS.get(level.strip().lower(), logging.ERROR)
+    logging.getLogger("provider_kairos").setLevel(ours)
+    logging.getLogger("provider_kairos.mesh").setLevel(min(ours, _LEVELS.get(mesh.strip().lower(), logging.CRITICAL)))
 
 
 class OncePer:

@@ -19,6 +19,7 @@ from provider_kairos import __version__
 from provider_kairos.clock import SystemClock
 from provider_kairos.daemon import last_words
 from provider_kairos.daemon.daemon import Daemon
+from provider_kairos.daemon.edgevpn_files import take_over
 from provider_kairos.daemon.logs import set_up
 from provider_kairos.daemon.settings import DaemonSettings, read_settings
 from provider_kairos.daemon.store import Store
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 def main(environ: Mapping[str, str]) -> int:
     """Run until told to end. Returns the exit code; every refusal is one line in the log with its remedy."""
-    set_up(environ.get("EDGEVPNLOGLEVEL") or "info")
+    set_up(environ.get("EDGEVPNLOGLEVEL") or "info", environ.get("EDGEVPNLIBP2PLOGLEVEL", ""))
     try:
         settings = read_settings(environ)
         # the token has been read; no child and no /proc/PID/environ reader of ours needs it any more
@@ -64,6 +65,7 @@ async def _run(settings: DaemonSettings) -> None:
     if store.damage:
         log.error("%s", store.damage)
     try:
+        await trio.to_thread.run_sync(take_over, settings, store)
         daemon = Daemon(settings, store, SystemClock(), random.Random())
         log.info("Node ID: %s", daemon.mesh.peer_id)
         log.info("ledger ownership enforcement: mode=%s ttl=%gs", settings.ownership.value, settings.liveness_window)

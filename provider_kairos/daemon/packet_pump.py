@@ -141,7 +141,14 @@ class PacketPump:
     def _sender(self, peer: PeerId, nursery: trio.Nursery) -> PeerSender:
         sender = self._senders.get(peer)
         if sender is None:
-            sender = self._senders[peer] = PeerSender(peer, self._mesh, self._clock, self._undeliverable)
+            sender = self._senders[peer] = PeerSender(
+                peer,
+                self._mesh,
+                self._clock,
+                self._undeliverable,
+                open_timeout=self._settings.open_timeout,
+                most_packets=self._settings.queue_packets or 512,
+            )
             nursery.start_soon(self._run_sender, sender)
         return sender
 

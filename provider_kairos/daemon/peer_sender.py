@@ -29,9 +29,6 @@ log = logging.getLogger(__name__)
 IDLE = 300.0
 """Seconds without a packet after which the sender gives its stream up."""
 
-OPEN_TIMEOUT = 2.5
-"""Seconds for opening a path; after that packets are answered as undeliverable, as the kernel does without ARP."""
-
 ASK_AGAIN = 1.0
 """Seconds until a peer that serves no packets is asked again: it may get its address any moment."""
 
@@ -53,16 +50,27 @@ class Streams(Protocol):
 
 
 class PeerSender:
-    """The way to one peer. ``undeliverable`` gets the packets that wait while the peer cannot be reached."""
+    """The way to one peer. ``undeliverable`` gets the packets that wait while the peer cannot be reached.
+
+    ``open_timeout`` is how many seconds a path may take to be opened before that, ``most_packets`` how many wait.
+    """
 
     def __init__(
-        self, peer: PeerId, mesh: Streams, clock: Clock, undeliverable: Callable[[Sequence[bytes]], None]
+        self,
+        peer: PeerId,
+        mesh: Streams,
+        clock: Clock,
+        undeliverable: Callable[[Sequence[bytes]], None],
+        *,
+        open_timeout: float = 2.5,
+        most_packets: int = 512,
     ) -> None:
         self.peer = peer
         self._mesh = mesh
         self._clock = clock
         self._undeliverable = undeliverable
-        self._queue = PacketQueue()
+        self._open_timeout = open_timeout
+        self._queue = PacketQueue(most_packets)
         self._paths = PeerPaths()
         self._kind: PathKind | None = None
         self._stream: MeshStream | None = None
@@ -146,7 +154,7 @@ class PeerSender:
             return
         self._paths.opening(kind)
         try:
-            with trio.fail_after(OPEN_TIMEOUT):
+            with trio.fail_after(self._open_timeout):
                 stream = await self._mesh.open_stream(self.peer, _PROTOCOLS[kind])
         except (UnreachableError, trio.TooSlowError) as error:
             self._counts["out-unreachable"] += 1

@@ -71,6 +71,9 @@ class DaemonSettings:
     interface: str = "edgevpn0"
     mtu: int = 1200
     bootstrap_interface: bool = True
+    # EdgeVPN waits 15 s while the packet holds up a worker; ours answers "unreachable" as the kernel does without ARP.
+    open_timeout: float = 2.5
+    queue_packets: int = 0
     # the ledger
     ownership: OwnershipMode = OwnershipMode.ENFORCE
     ownership_ttl: float = 0
@@ -96,10 +99,15 @@ class DaemonSettings:
     egress: EgressSettings = field(default_factory=EgressSettings)
     trust: TrustSettings = field(default_factory=TrustSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
+    # what EdgeVPN left on this machine
+    privkey_cache: bool = False
+    privkey_cache_dir: Path = Path("~/.edgevpn")
+    ledger_state: Path | None = None
     # this machine
     state_dir: Path = Path(DEFAULT_STATE_DIR)
     lease_dir: Path = Path(DEFAULT_STATE_DIR) / "lease"
     log_level: str = "info"
+    mesh_log_level: str = ""
     not_acted_on: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -143,6 +151,21 @@ VARIABLES = (
         parse_bool,
         "`false`: somebody else gives the interface its address, MTU and state",
         flag="--bootstrap-iface",
+    ),
+    Variable(
+        "EDGEVPNTIMEOUT",
+        "open_timeout",
+        parse_duration,
+        "how long packets wait for a way to their peer, before they are answered as undeliverable; EdgeVPN's default is "
+        "15 s",
+        flag="--timeout",
+    ),
+    Variable(
+        "EDGEVPNCHANNELBUFFERSIZE",
+        "queue_packets",
+        parse_number,
+        "packets that may wait for one peer; 0: 512",
+        flag="--channel-buffer-size",
     ),
     Variable(
         "EDGEVPNOWNERSHIP",
@@ -214,7 +237,37 @@ VARIABLES = (
     Variable("API", "api", parse_bool, "serve the HTTP API", flag="--api"),
     Variable("APILISTEN", "api_listen", parse_text, "where: `unix://PATH` or `HOST:PORT`", flag="--api-listen"),
     Variable("APILISTENUNIXMODE", "api_unix_mode", parse_text, "octal mode of the socket"),
-    Variable("EDGEVPNLOGLEVEL", "log_level", parse_text, "`debug`, `info`, `warn`, `error`", flag="--log-level"),
+    Variable(
+        "EDGEVPNPRIVKEYCACHE",
+        "privkey_cache",
+        parse_bool,
+        "take EdgeVPN's identity over at the first start; this node's own is kept in any case",
+        flag="--privkey-cache",
+    ),
+    Variable(
+        "EDGEVPNPRIVKEYCACHEDIR", "privkey_cache_dir", parse_path, "where its key is: `privkey`", "--privkey-cache-dir"
+    ),
+    Variable(
+        "EDGEVPNLEDGERSTATE",
+        "ledger_state",
+        parse_path,
+        "take over EdgeVPN's ledger in this directory while ours is empty; ours is on disk in any case",
+        flag="--ledger-state",
+    ),
+    Variable(
+        "EDGEVPNLOGLEVEL",
+        "log_level",
+        parse_text,
+        "`debug`, `info`, `warn`, `error`; another word counts as `error`",
+        flag="--log-level",
+    ),
+    Variable(
+        "EDGEVPNLIBP2PLOGLEVEL",
+        "mesh_log_level",
+        parse_text,
+        "the same for the mesh alone, where it says more: `debug`",
+        flag="--libp2p-log-level",
+    ),
 )
 
 GROUPS: dict[str, tuple[type[Any], tuple[Variable, ...], tuple[WithoutEffect, ...]]] = {
@@ -284,6 +337,8 @@ def _check(settings: DaemonSettings) -> None:
         raise ConfigError(f"EDGEVPNMTU={settings.mtu} is out of range", hint="576 to 65535; 1200 is the default")
     if not re.fullmatch(r"[^\s/:]{1,15}", settings.interface) or settings.interface in {".", ".."}:
         raise ConfigError(f"IFACE={settings.interface!r} is no interface name", hint="at most 15 characters, no space")
+    if not settings.open_timeout:
+        raise ConfigError("EDGEVPNTIMEOUT=0 would never let a packet go", hint="for example 15s")
     if not settings.heartbeat_interval:
         raise ConfigError("HEALTHCHECKINTERVAL=0 would never let others see this node", hint="40 is the default")
     if settings.dhcp and settings.address.network.prefixlen > 30:  # a /31 holds no pool

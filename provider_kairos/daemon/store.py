@@ -100,10 +100,14 @@ class Store:
 
     # --- identity, lease, facts ---
 
-    def seed(self) -> bytes:
-        """The 32-byte seed of this node's identity; made and kept at the first call."""
+    def identity(self) -> bytes | None:
+        """The 32-byte seed of this node's identity, None when there is none yet."""
         stored = self._fact(_SEED) or self._seed_copy()
-        if stored is not None and len(stored) == SEED_LENGTH:
+        return stored if stored is not None and len(stored) == SEED_LENGTH else None
+
+    def seed(self) -> bytes:
+        """The same; made and kept at the first call."""
+        if (stored := self.identity()) is not None:
             return stored
         seed = secrets.token_bytes(SEED_LENGTH)
         self.set_seed(seed)

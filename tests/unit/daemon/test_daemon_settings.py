@@ -66,6 +66,9 @@ def test_an_empty_variable_counts_as_unset():
         ("IFACE", "x" * 16),
         ("HEALTHCHECKINTERVAL", "0"),
         ("EDGEVPNOWNERSHIPTTL", "5 parsecs"),
+        ("EDGEVPNTIMEOUT", "abc"),
+        ("EDGEVPNTIMEOUT", "0s"),
+        ("EDGEVPNCHANNELBUFFERSIZE", "-1"),
     ],
 )
 def test_a_value_that_cannot_be_read_is_named(name, text):
