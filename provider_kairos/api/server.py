@@ -14,7 +14,7 @@ import trio
 
 from provider_kairos.api.address import parse_address
 from provider_kairos.api.backend import Backend
-from provider_kairos.api.http import Limits, serve_connection
+from provider_kairos.api.http import Limits, Load, serve_connection
 from provider_kairos.api.listener import open_listener
 from provider_kairos.api.native import native_routes
 from provider_kairos.api.router import Router
@@ -49,6 +49,21 @@ async def _turn_away(stream: trio.SocketStream) -> None:
     await trio.aclose_forcefully(stream)
 
 
+def _make_room(load: Load, limits: Limits) -> bool:
+    """Close the connection that has been without a request for longest, if for long enough; whether one was found.
+
+    So neither idle connections nor clients that send a byte now and then keep others out.
+    """
+    waiting = [(since, slot) for slot in load.slots if (since := slot.waiting_since) is not None]
+    since, slot = min(waiting, key=lambda each: each[0], default=(trio.current_time(), None))
+    if slot is None or trio.current_time() - since < limits.crowded_seconds:
+        return False
+    log.info("all %d API connections are taken: one without a request is closed", limits.connections)
+    load.slots.discard(slot)
+    slot.scope.cancel()
+    return True
+
+
 def routes(backend: Backend) -> Router:
     """All routes of the daemon."""
     return Router([*edgevpn_routes(backend), *native_routes(backend)])
@@ -71,26 +86,21 @@ async def serve(
     """
     bounds = limits or Limits()
     router = routes(backend)
-    open_connections = 0
+    load = Load()
 
     async def handle(stream: trio.SocketStream) -> None:
-        nonlocal open_connections
-        if open_connections >= bounds.connections:
+        if len(load.slots) >= bounds.connections and not _make_room(load, bounds):
             log.warning("more than %d API connections: one is turned away", bounds.connections)
             await _turn_away(stream)
             return
-        open_connections += 1
-        try:
-            await serve_connection(stream, router, bounds)
-        finally:
-            open_connections -= 1
+        await serve_connection(stream, router, bounds, load)
 
     address = parse_address(listen)
-    async with open_listener(address, unix_mode, environ) as listeners:
+    async with open_listener(address, unix_mode, environ) as place:
         where = str(address)
         if not address.path:
-            host, port = listeners[0].socket.getsockname()[:2]
+            host, port = place.listeners[0].socket.getsockname()[:2]
             where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         log.info("the API listens at %s", where)
         task_status.started(where)
-        await trio.serve_listeners(handle, listeners)
+        await place.serve(handle)

@@ -8,6 +8,7 @@ daemon holds the state or the socket) ends it with one line that says what to do
 from __future__ import annotations
 
 import logging
+import os
 from random import Random
 
 import trio
@@ -114,6 +115,7 @@ class Daemon:
             self.backend,
             self.settings.api_listen,
             unix_mode=parse_unix_mode(self.settings.api_unix_mode, 0o600),
+            environ=os.environ,
             task_status=task_status,
         )
 
