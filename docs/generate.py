@@ -48,6 +48,12 @@ REMEDIES = {
     "mesh-discovery-down": "a network interface that is up and takes multicast; or `EDGEVPNBOOTSTRAPPEERS`",
     "mesh-nobody-on-topic": "compare the tokens' fingerprints (`kairos-p2p token inspect`), then the clocks",
     "mesh-clock-skew": "set the clocks (NTP): keys rotate with time",
+    "mesh-all-gated-out": "trust zone: `PEERGATE_RELAXED=true` on this node until it knows the zone, or open the gate once "
+    "(`kairos-p2p trust gate off`, then `on`); static peer table: are the peers in `EDGEVPNSTATICPEERTABLE` the right ones?",
+    "trust-no-key": "give it a key in `PEERGATE_AUTH`, or put its peer ID into the bucket `trustzone` on a trusted node",
+    "trust-no-trusted-key": "`kairos-p2p trust add-key FILE` on a node of the zone",
+    "trust-not-admitted": "is its public key trusted (`kairos-p2p trust list` on a node of the zone)? Then nothing: a trusted "
+    "node with `PEERGUARD` has to be near enough to hear it",
     "clock-skew": "set the clocks (NTP)",
     "clocks-differ": "set the clocks (NTP)",
     "mixed-ledger-formats": "update the old nodes, or put `EDGEVPNOWNERSHIP: off` into `p2p.vpn.env` of every node",
@@ -91,10 +97,14 @@ _EXAMPLES: dict[str, Any] = {
     "active": 3,
     "address": "10.1.0.87",
     "connected": 2,
+    "asked": 2,
+    "by": "trust zone",
     "detail": "no daemon listens at unix:///run/edgevpn-kairos.sock",
     "first": "UUID",
+    "gated": 2,
     "have": 1,
     "interface": "edgevpn0",
+    "key": "26f944cfa97845d9",
     "known": 0,
     "minutes": 20,
     "mode": "enforce",
@@ -124,6 +134,7 @@ _SPECIAL: dict[tuple[str, str], Any] = {
     ("state-not-saved", "problem"): "the disk is full",
     ("settling", "seen"): 2,
     ("mesh-host-down", "reason"): "the port is taken",
+    ("trust-not-admitted", "known"): True,
 }
 
 

@@ -79,6 +79,7 @@ class Dialer:
         *,
         bootstrap: Iterable[str] = (),
         own_endpoints: Callable[[], Iterable[str]] = tuple,
+        connects: Callable[[PeerId], bool] = lambda _peer: True,
     ) -> None:
         self.known: dict[PeerId, Known] = {}
         self._me = me
@@ -87,6 +88,7 @@ class Dialer:
         self._rng = rng
         self._bootstrap = [text.strip() for text in bootstrap]
         self._own_endpoints = own_endpoints
+        self._connects = connects
         self._limit = trio.CapacityLimiter(MAX_DIALS)
         self._nursery: trio.Nursery | None = None
 
@@ -137,7 +139,7 @@ class Dialer:
     def _learn(
         self, peer: PeerId, endpoints: Iterable[Endpoint], *, permanent: bool = False, fresh: bool = False
     ) -> None:
-        if peer == self._me:
+        if peer == self._me or not self._connects(peer):
             return
         now = trio.current_time()
         known = self.known.get(peer)

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provider_kairos.errors import PeerError
 from provider_kairos.ids import PeerId
-from provider_kairos.mesh.gossip_router import Deliver, Effect, GossipRouter, Send
+from provider_kairos.mesh.gossip_router import Deliver, Effect, GossipRouter, Send, everybody
 from provider_kairos.mesh.gossip_wire import GossipMessage, Rpc, decode_rpc, encode_rpc, sign_message
 from provider_kairos.mesh.multistream import NegotiationError
 from provider_kairos.mesh.muxer_stream import Stream, StreamEndedError
@@ -115,9 +115,10 @@ class Gossip:
         subscribed: Callable[[PeerId], None],
         complain: Callable[[PeerId, str, str], None],
         say: Callable[[PeerId, str, str], None],
+        admits: Callable[[str, PeerId, PeerId | None], bool] = everybody,
     ) -> None:
-        """``complain`` counts and logs, ``say`` logs what the router has counted."""
-        self.router = GossipRouter(me, rng)
+        """``complain`` counts and logs, ``say`` logs what the router has counted; ``admits`` is the router's."""
+        self.router = GossipRouter(me, rng, admits=admits)
         self.max_message_size = max_message_size
         self._me = me
         self._key = key
@@ -226,7 +227,7 @@ class Gossip:
         if rpc.subscriptions:
             self._subscribed(peer)
         if rpc.messages and self.router.counters.total() != before:
-            for kind in ("bad_signature", "replayed", "malformed_message"):
+            for kind in ("bad_signature", "replayed", "malformed_message", "gated"):
                 if self.router.counters[kind] > self._told[kind]:
                     self._told[kind] = self.router.counters[kind]
                     self._say(peer, kind, "dropped a message")

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from provider_kairos.ids import PeerId
 from provider_kairos.mesh.gossip_wire import GossipMessage, Prune, Rpc, verify_message
 
-__all__ = ["Deliver", "Effect", "GossipRouter", "Send"]
+__all__ = ["Deliver", "Effect", "GossipRouter", "Send", "everybody"]
 
 D, D_LOW, D_HIGH, D_LAZY = 6, 5, 12, 6
 GOSSIP_FACTOR = 0.25
@@ -63,6 +63,11 @@ class Deliver:
 Effect = Send | Deliver
 
 
+def everybody(_topic: str, _via: PeerId, _author: PeerId | None) -> bool:
+    """The rule that admits all."""
+    return True
+
+
 @dataclass(slots=True)
 class _Peer:
     """A peer that we can send to."""
@@ -83,13 +88,16 @@ class GossipRouter:
         me: PeerId,
         rng: random.Random,
         verify: Callable[[GossipMessage], bool] = verify_message,
+        admits: Callable[[str, PeerId, PeerId | None], bool] = everybody,
     ) -> None:
+        """``admits`` says whether messages of a topic are taken from a neighbour; the last is the author, if known."""
         self.me = me
         self.topics: set[str] = set()
         self.mesh: dict[str, set[PeerId]] = {}
         self.counters: Counter[str] = Counter()
         self._rng = rng
         self._verify = verify
+        self._admits = admits
         self._peers: dict[PeerId, _Peer] = {}
         self._subscriptions: dict[PeerId, set[str]] = {}
         self._early_grafts: dict[PeerId, set[str]] = {}
@@ -237,6 +245,9 @@ class GossipRouter:
         if message.message_id in self._seen:
             self.counters["duplicate"] += 1
             return []
+        if not self._admits(message.topic, via, message.author):
+            self.counters["gated"] += 1  # neither passed on nor remembered: somebody who is heard may bring it too
+            return []
         floor = self._floors.get(message.author)
         if floor is not None and message.seqno <= floor and message.author != via:
             self.counters["replayed"] += 1
@@ -275,7 +286,7 @@ class GossipRouter:
 
     def _offered(self, peer: PeerId, state: _Peer, topic: str, ids: Iterable[bytes]) -> list[Effect]:
         state.ihaves += 1
-        if topic not in self.topics or state.ihaves > MAX_IHAVE_PER_HEARTBEAT:
+        if topic not in self.topics or state.ihaves > MAX_IHAVE_PER_HEARTBEAT or not self._admits(topic, peer, None):
             return []
         wanted = tuple(each for each in dict.fromkeys(ids) if each not in self._seen)[: 5000 - state.wanted]
         state.wanted += len(wanted)

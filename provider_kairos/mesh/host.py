@@ -19,6 +19,7 @@ from provider_kairos.errors import HostError, PeerError, UnreachableError
 from provider_kairos.ids import PeerId
 from provider_kairos.mesh import identify, parts
 from provider_kairos.mesh.addresses import Networks, advertised, parse_listen
+from provider_kairos.mesh.admission import Admission
 from provider_kairos.mesh.channels import Handshakes
 from provider_kairos.mesh.complaints import Complaints
 from provider_kairos.mesh.dialer import Dialer
@@ -78,6 +79,7 @@ class Host:
         *,
         sink: Sink,
         complaints: Complaints,
+        admission: Admission,
         handlers: dict[str, StreamHandler],
         packet_handlers: dict[str, PacketHandler],
     ) -> None:
@@ -108,6 +110,7 @@ class Host:
             on_connected=self._connected,
             on_disconnected=self._disconnected,
             on_forget=lambda stream: sink.count(stream_count(stream)),
+            connects=admission.connects,
         )
         self.gossip = Gossip(
             self.peer_id,
@@ -120,6 +123,7 @@ class Host:
             subscribed=self._subscribed,
             complain=complaints.complain,
             say=complaints.say,
+            admits=lambda topic, via, author: admission.hears(via, author, public=self.room.is_public(topic)),
         )
         for protocol in GOSSIP:
             self._own[protocol] = self.gossip.serve
@@ -131,6 +135,7 @@ class Host:
             rng,
             bootstrap=settings.bootstrap_peers,
             own_endpoints=self.addresses,
+            connects=admission.connects,
         )
         self._discovery: Mdns | None = None
         self._on_topic: set[PeerId] = set()

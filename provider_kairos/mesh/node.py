@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter, deque
+from typing import Any
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -17,13 +18,23 @@ from provider_kairos.clock import Clock
 from provider_kairos.errors import HostError, UnreachableError, Waiting
 from provider_kairos.ids import PeerId, peer_id_of_public_key
 from provider_kairos.mesh.addresses import Networks, parse_listen
+from provider_kairos.mesh.admission import Admission
 from provider_kairos.mesh.complaints import Complaints
 from provider_kairos.mesh.host import Host, stream_count
 from provider_kairos.mesh.muxer_stream import PacketHandler
 from provider_kairos.mesh.settings import MeshSettings
 from provider_kairos.mesh.streams import MeshStream, StreamHandler, guarded_packet_handler
 from provider_kairos.mesh.traffic import Count, TrafficMeter
-from provider_kairos.mesh.views import DiscoveryDown, HostDown, MeshEvent, Message, NobodyOnTopic, NoPeers, PeerView
+from provider_kairos.mesh.views import (
+    AllGatedOut,
+    DiscoveryDown,
+    HostDown,
+    MeshEvent,
+    Message,
+    NobodyOnTopic,
+    NoPeers,
+    PeerView,
+)
 from provider_kairos.mesh.wire import OversizedError
 
 __all__ = ["Mesh"]
@@ -31,6 +42,7 @@ __all__ = ["Mesh"]
 log = logging.getLogger(__name__)
 
 MESSAGES = 1024
+PUBLIC_MESSAGES = 64
 MESSAGE_BYTES = 32 * 1024 * 1024
 """What may wait for the ledger; a peer chooses how large its messages are."""
 
@@ -58,6 +70,8 @@ class Mesh:
         self._handlers: dict[str, StreamHandler] = {}
         self._packet_handlers: dict[str, PacketHandler] = {}
         self._message_sender, self.messages = trio.open_memory_channel[Message](MESSAGES)
+        self._public_sender, self.public_messages = trio.open_memory_channel[Message](PUBLIC_MESSAGES)
+        self.admission = Admission(settings)
         self._waiting_sizes: deque[int] = deque()
         self._event_sender, self.events = trio.open_memory_channel[MeshEvent](EVENTS)
         self._host: Host | None = None
@@ -85,6 +99,7 @@ class Mesh:
                 self._rng,
                 sink=self,
                 complaints=self._complaints,
+                admission=self.admission,
                 handlers=self._handlers,
                 packet_handlers=self._packet_handlers,
             )
@@ -135,6 +150,17 @@ class Mesh:
             self._host.room.publish(data, self._clock.now())
         except OversizedError as error:
             self._complaints.complain(self.peer_id, "publish_oversized", str(error))
+
+    async def publish_public(self, data: bytes, annotations: dict[str, Any] | None = None) -> int:
+        """The same for the public room, ``annotations`` in clear; returns how many peers it goes to."""
+        await trio.lowlevel.checkpoint()
+        if self._host is None:
+            return 0
+        try:
+            return self._host.room.publish_public(data, annotations, self._clock.now())
+        except OversizedError as error:
+            self._complaints.complain(self.peer_id, "publish_oversized", str(error))
+            return 0
 
     def on_chain(self) -> set[PeerId]:
         """Peers in the current ledger room; never ourselves."""
@@ -241,8 +267,11 @@ class Mesh:
             return [NoPeers(len(host.dialer.known)), *reasons]
         router = host.gossip.router
         reasons += host.room.skews((peer, frozenset(router.topics_of(peer))) for peer in connected)
-        if not host.on_chain():
+        room = host.on_chain()
+        if not room:
             reasons.append(NobodyOnTopic(len(connected)))
+        elif rule := self.admission.deaf_to_all(room):
+            reasons.append(AllGatedOut(len(room), rule))
         return reasons
 
     @staticmethod
@@ -256,6 +285,12 @@ class Mesh:
 
     def deliver(self, message: Message) -> None:
         """Called by the host."""
+        if message.room == "public":
+            try:
+                self._public_sender.send_nowait(message)
+            except trio.WouldBlock:
+                self._complaints.complain(message.via, "public_messages_over_limit", "challenges come too fast")
+            return
         sizes = self._waiting_sizes
         while len(sizes) > self.messages.statistics().current_buffer_used:
             sizes.popleft()  # taken out meanwhile

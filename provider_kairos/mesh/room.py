@@ -6,6 +6,8 @@ seconds before the boundary, the previous one for ``overlap`` seconds after it. 
 So nothing in flight is lost, and clocks may differ by a few seconds. A larger difference shows as peers that are in
 the room of an epoch that is not ours; :meth:`Room.skews` names them.
 
+The public room, where challenges are said (4.9), has a topic of its own per epoch, the same key, and goes the same way.
+
 Sans-IO: ``join``, ``leave`` and ``publish`` are a gossip's; the room decides when. What a message means is the
 ledger's business.
 """
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from provider_kairos.clock import Now
 from provider_kairos.errors import LocalError, PeerError
@@ -53,6 +55,7 @@ class Room:
         self._token = settings.token
         self._topics = topics
         self._joined: dict[str, Epoch] = {}
+        self._public: dict[str, Epoch] = {}
         self._current: Epoch | None = None
         self._told: int | None = None
         self._strange: dict[int, dict[str, int]] = {}
@@ -79,15 +82,20 @@ class Room:
         # With a short interval (tests) the rooms of three epochs are enough.
         previous, _, _ = epochs_around(self._token, unix, min(self._settings.overlap, period))
         _, _, following = epochs_around(self._token, unix, min(self._settings.lead, period))
-        wanted = {epoch.topic: epoch for epoch in (previous, current, following) if epoch is not None}
+        epochs = [epoch for epoch in (previous, current, following) if epoch is not None]
+        self._joined = self._move(self._joined, {epoch.topic: epoch for epoch in epochs})
+        if self._settings.public_room:
+            self._public = self._move(self._public, {epoch.public_topic: epoch for epoch in epochs})
+        self._current = current
+
+    def _move(self, joined: dict[str, Epoch], wanted: dict[str, Epoch]) -> dict[str, Epoch]:
         for topic in wanted:
-            if topic not in self._joined:
+            if topic not in joined:
                 self._topics.join(topic)
-        for topic in self._joined:
+        for topic in joined:
             if topic not in wanted:
                 self._topics.leave(topic)
-        self._joined = wanted
-        self._current = current
+        return wanted
 
     def wait(self, now: Now) -> float:
         """Seconds until :meth:`tick` has something to do; at most 60, because clocks are set."""
@@ -111,10 +119,24 @@ class Room:
             self.counters["published_to_nobody"] += 1
         return count
 
+    def publish_public(self, data: bytes, annotations: dict[str, Any] | None, now: Now) -> int:
+        """The same for the public room; ``annotations`` are not sealed. Nobody is told when we are not in it."""
+        self._follow(now)
+        if not self._public:
+            return 0
+        epoch = self.current
+        sealed = envelope.Envelope(seal.seal(epoch.seal_key, data), annotations=annotations)
+        return self._topics.publish(epoch.public_topic, envelope.encode(sealed))
+
+    def is_public(self, topic: str) -> bool:
+        """Whether it is the topic of a public room that we are in."""
+        return topic in self._public
+
     def open(self, message: GossipMessage, via: PeerId) -> Message:
         """Open a message. Raises PeerError (EnvelopeError, SealError) when it is none of ours."""
         outer = envelope.decode(message.data)
-        first = self._joined.get(message.topic)
+        public = self._public.get(message.topic)
+        first = public or self._joined.get(message.topic)
         # Go's key changes at the boundary, its topic up to a second later: the topic's own key is only the best guess.
         epochs = [each for each in (first, self._current, *self._joined.values()) if each is not None]
         failure: PeerError | None = None
@@ -126,7 +148,8 @@ class Room:
                 continue
             if epoch is not self._current:
                 self.counters["opened_with_other_epoch"] += 1
-            return Message(message.author, via, plain, outer.annotations)
+            room: Literal["ledger", "public"] = "ledger" if public is None else "public"
+            return Message(message.author, via, plain, outer.annotations, room)
         raise failure or seal.SealError("no key")
 
     def is_ours(self, topics: Iterable[str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from provider_kairos.errors import LocalError
+from provider_kairos.ids import PeerId
 from provider_kairos.token.codec import NetworkToken
 
 __all__ = ["MeshSettings"]
@@ -17,7 +18,9 @@ class MeshSettings:
     ``seed`` is the 32-byte Ed25519 seed of the identity. ``blocked_networks`` (the VPN) are neither dialled nor
     advertised. ``interfaces`` limits what is advertised and where mDNS speaks; empty means all. ``overlap`` is how
     many seconds the previous topic and key live on after a boundary, ``lead`` how many seconds before one the next
-    topic is joined. ``gossip`` messages are limited by the token's ``max_message_size``.
+    topic is joined. ``gossip`` messages are limited by the token's ``max_message_size``. ``public_room``: be in the
+    room of challenges too. ``only_peers``, when not empty, are those whose gossip is heard (the static peer table);
+    ``blocked_peers`` are not connected with.
     """
 
     seed: bytes = field(repr=False)
@@ -30,6 +33,9 @@ class MeshSettings:
     user_agent: str = "edgevpn"
     overlap: float = 30.0
     lead: float = 5.0
+    public_room: bool = False
+    only_peers: frozenset[PeerId] = frozenset()
+    blocked_peers: frozenset[PeerId] = frozenset()
 
     def __post_init__(self) -> None:
         if len(self.seed) != 32:

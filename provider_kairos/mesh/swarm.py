@@ -105,6 +105,7 @@ class Swarm:
         on_disconnected: Callable[[Connection], None],
         on_forget: Callable[[Stream], None],
         security: Sequence[str] = (TLS, NOISE),
+        connects: Callable[[PeerId], bool] = lambda _peer: True,
     ) -> None:
         self.peer_id = peer_id
         self.bound: list[tuple[str, int]] = []
@@ -118,6 +119,7 @@ class Swarm:
         self._on_disconnected = on_disconnected
         self._on_forget = on_forget
         self._security = tuple(security)
+        self._connects = connects
         self._connections: dict[PeerId, list[Connection]] = {}
         self._upgrading: Counter[str] = Counter()
         self._nursery: trio.Nursery | None = None
@@ -207,6 +209,9 @@ class Swarm:
             muxer, security = await self._upgrade(raw, None)
             if muxer.peer == self.peer_id:
                 raise DialError("peer is ourselves")
+            if not self._connects(muxer.peer):
+                self._count("blocked_peer")
+                raise DialError(f"peer {muxer.peer} is on the block list")
         except (ChannelError, NegotiationError, DialError) as error:
             self._count("inbound_failed")
             log.debug("inbound connection failed: %s", error)
@@ -230,6 +235,8 @@ class Swarm:
         """
         if endpoint.host in self._blocked:
             raise DialError(f"{endpoint} lies in a blocked network")
+        if expected is not None and not self._connects(expected):
+            raise DialError(f"peer {expected} is on the block list")
         if self._nursery is None:
             raise DialError("not started")
         raw = await _connect(endpoint, self._blocked)
@@ -237,6 +244,9 @@ class Swarm:
             muxer, security = await self._upgrade(raw, expected)
             if muxer.peer == self.peer_id:
                 raise DialError(f"{endpoint} is ourselves")
+            if not self._connects(muxer.peer):
+                self._count("blocked_peer")
+                raise DialError(f"{endpoint}: peer {muxer.peer} is on the block list")
         except (ChannelError, NegotiationError) as error:
             await raw.close()
             raise DialError(f"{endpoint}: {error}") from error

@@ -6,12 +6,13 @@ Values only; :class:`~provider_kairos.mesh.node.Mesh` hands them out.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from provider_kairos.errors import Waiting
 from provider_kairos.ids import PeerId
 
 __all__ = [
+    "AllGatedOut",
     "ClockSkew",
     "DiscoveryDown",
     "EpochChanged",
@@ -30,12 +31,16 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One opened message of the ledger room. ``author`` signed it, ``via`` is the neighbour that delivered it."""
+    """One opened message. ``author`` signed it, ``via`` is the neighbour that delivered it.
+
+    ``annotations`` travel in clear. ``room`` is ``ledger`` or ``public`` (the room of challenges).
+    """
 
     author: PeerId
     via: PeerId
     data: bytes = field(repr=False)
     annotations: dict[str, Any] | None = None
+    room: Literal["ledger", "public"] = "ledger"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,19 @@ class NobodyOnTopic(Waiting):
     def text(self) -> str:
         """One sentence."""
         return f"{self.connected} peers are connected, none is in our ledger room: other token, or a wrong clock"
+
+
+@dataclass(frozen=True, slots=True)
+class AllGatedOut(Waiting):
+    """There are peers in the ledger room, and we are told to listen to none of them."""
+
+    code: ClassVar[str] = "mesh-all-gated-out"
+    gated: int
+    by: str
+
+    def text(self) -> str:
+        """One sentence."""
+        return f"all {self.gated} peers in the ledger room are gated out by the {self.by}: what they write is not heard"
 
 
 @dataclass(frozen=True, slots=True)
