@@ -10,7 +10,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test interop check format bench fuzz soak clean
+.PHONY: help setup demo test interop go-programs check format bench fuzz soak clean
 
 PYTHON ?= $(shell command -v /usr/bin/python3 || command -v python3)
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
