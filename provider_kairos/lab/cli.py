@@ -76,12 +76,23 @@ def up(
         list[str] | None,
         typer.Option("--daemon", help="go: EdgeVPN ($EDGEVPN_BIN) in the place of our daemon; for one box: box2=go."),
     ] = None,
+    provider: Annotated[
+        str,
+        typer.Option("--provider", help="A provider plugin in the place of ours, which starts our daemon as edgevpn."),
+    ] = "",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until every box is Ready.")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Boot boxes and wait until they are a cluster."""
     settings = settings_for(
-        name=name, boxes=boxes, config=config, k3s=k3s, agent_api=agent_api, as_is=as_is, daemons=daemon or ()
+        name=name,
+        boxes=boxes,
+        config=config,
+        k3s=k3s,
+        agent_api=agent_api,
+        as_is=as_is,
+        daemons=daemon or (),
+        provider=provider,
     )
     place = Place(settings.name)
     if place.alive():

@@ -18,6 +18,7 @@ from provider_kairos.lab.model import AGENT_API, PERSISTENT_PATHS, BoxSpec
 
 __all__ = [
     "EDGEVPN_PROGRAM",
+    "FOREIGN_PLUGIN",
     "INIT_PROGRAM",
     "ImageFile",
     "ImageLink",
@@ -29,6 +30,7 @@ __all__ = [
 
 INIT_PROGRAM: Final = "/usr/sbin/kairos-lab-init"
 EDGEVPN_PROGRAM: Final = "/usr/bin/edgevpn"
+FOREIGN_PLUGIN: Final = "/system/providers/agent-provider-kairos"
 PLUGIN: Final = "/system/providers/agent-provider-kairos-p2p"
 
 # Names under which real k3s wants to be found beside itself (spec/k3s.md 10).
@@ -149,7 +151,9 @@ def image_files(spec: BoxSpec) -> list[ImageFile]:
         files.append(ImageFile("/usr/bin/kairos-agent", wrapper(f"{lab}.agent", isolated=False), 0o755))
         unit = _AGENT_UNIT.format(
             api="" if spec.agent_api == AGENT_API else f" --api={spec.agent_api}",
-            environment=f"Environment=KAIROS_P2P_DAEMON={EDGEVPN_PROGRAM}\n" if spec.edgevpn else "",
+            environment=f"Environment=KAIROS_P2P_DAEMON={EDGEVPN_PROGRAM}\n"
+            if spec.edgevpn and not spec.provider
+            else "",
         )
         files.append(ImageFile("/etc/systemd/system/kairos-agent.service", unit, once=True))
     for name, kind, command in (("k3s", "notify", "server"), ("k3s-agent", "exec", "agent")):
@@ -172,8 +176,15 @@ def image_links(spec: BoxSpec) -> list[ImageLink]:
     if spec.product:
         bin_folder = Path(sys.prefix) / "bin"
         unit = "/etc/systemd/system/kairos-agent.service"
+        # A provider that is not ours starts its daemon as "edgevpn": ours under that name, unless it is an EdgeVPN.
+        links += (
+            [ImageLink(PLUGIN, str(bin_folder / "agent-provider-kairos-p2p"))]
+            if not spec.provider
+            else [ImageLink(EDGEVPN_PROGRAM, str(bin_folder / "kairos-p2p"))]
+            if not spec.edgevpn
+            else []
+        )
         links += [
-            ImageLink(PLUGIN, str(bin_folder / "agent-provider-kairos-p2p")),
             ImageLink("/usr/bin/kairos-p2p", str(bin_folder / "kairos-p2p")),
             ImageLink("/etc/systemd/system/multi-user.target.wants/kairos-agent.service", unit, once=True),
         ]

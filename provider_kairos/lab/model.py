@@ -76,7 +76,7 @@ class BoxSpec:
 
     ``store`` is the folder of what outlives a reboot; ``assembled`` asks for a root of bind mounts and three
     overlays, which is all that an ordinary user may have; ``k3s`` is a real k3s or empty for the stand-in;
-    ``edgevpn`` is an EdgeVPN that runs in the place of our daemon, or empty.
+    ``edgevpn`` is an EdgeVPN that runs in the place of our daemon, ``provider`` a plugin in the place of ours, or empty.
     """
 
     lab: str
@@ -88,6 +88,7 @@ class BoxSpec:
     assembled: bool = False
     k3s: str = ""
     edgevpn: str = ""
+    provider: str = ""
     cgroup: str = ""
     agent_api: str = ""
     product: bool = True
@@ -112,7 +113,8 @@ class LabSettings:
     """What ``lab up`` was asked for.
 
     ``files`` maps paths in every box to contents (the cloud-config among them, hence not in repr);
-    ``edgevpn`` maps the names of boxes to the EdgeVPN that they run in the place of our daemon;
+    ``edgevpn`` maps the names of boxes to the EdgeVPN that they run in the place of our daemon, ``provider`` is a
+    plugin in the place of ours in all of them;
     ``product`` false gives bare boxes without the Kairos agent, for tests of the lab itself.
     """
 
@@ -121,6 +123,7 @@ class LabSettings:
     files: dict[str, str] = field(default_factory=dict, repr=False)
     k3s: str = ""
     edgevpn: dict[str, str] = field(default_factory=dict)
+    provider: str = ""
     agent_api: str = ""
     product: bool = True
 

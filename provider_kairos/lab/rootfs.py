@@ -20,7 +20,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from provider_kairos.lab.image import EDGEVPN_PROGRAM, image_files, image_links, product_paths
+from provider_kairos.lab.image import EDGEVPN_PROGRAM, FOREIGN_PLUGIN, image_files, image_links, product_paths
 from provider_kairos.lab.model import PERSISTENT_PATHS, BoxSpec
 from provider_kairos.lab.syscalls import (
     MS_NODEV,
@@ -308,8 +308,9 @@ def _show_product(spec: BoxSpec, root: Path) -> None:
         target = root / path.lstrip("/")
         target.mkdir(parents=True, exist_ok=True)
         bind(path, target, recursive=True, read_only=True)
-    for program, place in ((spec.k3s, "usr/local/bin/k3s"), (spec.edgevpn, EDGEVPN_PROGRAM.lstrip("/"))):
+    places = ((spec.k3s, "/usr/local/bin/k3s"), (spec.edgevpn, EDGEVPN_PROGRAM), (spec.provider, FOREIGN_PLUGIN))
+    for program, place in places:
         if program:
-            target = root / place
+            target = root / place.lstrip("/")
             target.touch()
             bind(program, target, read_only=True)

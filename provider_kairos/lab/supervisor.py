@@ -74,6 +74,7 @@ class Supervisor:
                     files=settings.files,
                     assembled=rootless,
                     k3s=settings.k3s,
+                    provider=settings.provider,
                     edgevpn=settings.edgevpn.get(box_name(number), ""),
                     cgroup=self._make_cgroup(box_name(number)) if settings.k3s else "",
                     agent_api=settings.agent_api,

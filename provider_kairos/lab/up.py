@@ -216,6 +216,7 @@ def settings_for(
     agent_api: str,
     as_is: bool = False,
     daemons: Sequence[str] = (),
+    provider: str = "",
 ) -> LabSettings:
     """The settings of ``lab up``'s options; ``k3s`` empty means ``$K3S_BIN``, and that empty the stand-in.
 
@@ -228,5 +229,6 @@ def settings_for(
         files=config_files(config, boxes, as_is=as_is, say=lambda text: print(text, file=sys.stderr)),
         k3s=str(Path(binary).resolve()) if binary else "",
         agent_api=agent_api,
+        provider=str(Path(provider).resolve()) if provider else "",
         edgevpn=foreign_daemons(daemons, boxes, os.environ),
     )
