@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from provider_kairos.cli.edgevpn import is_edgevpn, translate
 from provider_kairos.errors import ConfigError, ExitCode, ProviderError
 from provider_kairos.provider.events import EVENTS
 
@@ -21,7 +22,11 @@ DEBUG_VARIABLE = "KAIROS_P2P_DEBUG"
 
 def main() -> None:
     """The console script: never returns normally."""
-    sys.exit(run(sys.argv[1:]))
+    arguments = sys.argv[1:]
+    if is_edgevpn(sys.argv[0]):
+        arguments, variables = translate(arguments)
+        os.environ.update(variables)
+    sys.exit(run(arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
