@@ -24,16 +24,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import trio
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provider_kairos.clock import SystemClock
 from provider_kairos.daemon.daemon import Daemon
-from provider_kairos.daemon.environment import parse_bool
+from provider_kairos.daemon.edgevpn_files import take_over
 from provider_kairos.daemon.parts import MakeServices
 from provider_kairos.daemon.settings import DaemonSettings, read_settings
 from provider_kairos.daemon.store import Store
 from provider_kairos.daemon.supervision import known_error
-from provider_kairos.errors import ConfigError, ExitCode, HostError, NotFoundError, PermissionHostError
+from provider_kairos.errors import ExitCode, HostError, NotFoundError, PermissionHostError
 from provider_kairos.ledger.engine import HEARTBEATS
 from provider_kairos.quoting import parse_env_file
 
@@ -51,7 +50,16 @@ PATIENCE = 2.0
 FAREWELL = 0.4
 """Seconds for a broadcast that withdraws our records to reach the peers."""
 
-_KEY_HEAD = bytes.fromhex("08011240")  # libp2p's protobuf of an Ed25519 key: type 1, then 64 bytes
+_OF_THE_DAEMON = frozenset(
+    {
+        "EDGEVPNLEDGERSTATE",
+        "EDGEVPNLISTENMADDRS",
+        "EDGEVPNLOGLEVEL",
+        "EDGEVPNPRIVKEYCACHE",
+        "EDGEVPNPRIVKEYCACHEDIR",
+    }
+)
+"""Variables in a daemon's file that are not for another node beside it: identity, ports, state."""
 
 Work = Callable[[Daemon], Awaitable[int]]
 """What a command does with its running node; returns the exit code. The node leaves when it returns."""
@@ -82,25 +90,25 @@ def run(
     environ = os.environ if environ is None else environ
     variables = node_environment(environ, config)
     _log_to_stderr(environ.get("EDGEVPNLOGLEVEL") or "warn")
-    with _state_directory() as directory, _kept_key(variables) as seed:
+    with _state_directory() as directory:
         settings = adapt(node_settings(variables, directory, vpn=vpn, api=api))
         # the token has been read; no child and no /proc/PID/environ reader of ours needs it any more
         os.environ.pop("EDGEVPNTOKEN", None)
         for name, why in settings.not_acted_on:
             if environ.get(name):
                 say(f"{name} has no effect: {why}")
-        store = Store(directory / "mesh.db")
-        try:
-            if seed is not None:
-                store.set_seed(seed)
-            return trio.run(_run, settings, store, services, work, strict_exception_groups=True)
-        except BaseExceptionGroup as group:
-            known = known_error(group)
-            if known is None:
-                raise
-            raise known from group
-        finally:
-            store.close()
+        with _held_key(settings):
+            store = Store(directory / "mesh.db")
+            try:
+                take_over(settings, store)
+                return trio.run(_run, settings, store, services, work, strict_exception_groups=True)
+            except BaseExceptionGroup as group:
+                known = known_error(group)
+                if known is None:
+                    raise
+                raise known from group
+            finally:
+                store.close()
 
 
 # --- settings -------------------------------------------------------------------------------------------------------
@@ -119,13 +127,17 @@ def node_environment(environ: Mapping[str, str], config: str | None) -> dict[str
         if own.get("EDGEVPNTOKEN") or own.get("EDGEVPNCONFIG") or not _exists(DAEMON_ENV_FILE):
             return own
         say(f"network: the one of this machine's daemon ({DAEMON_ENV_FILE})")
-        return {**parse_env_file(_read(DAEMON_ENV_FILE)), **own}
+        return {**_of_network(_read(DAEMON_ENV_FILE)), **own}
     own.pop("EDGEVPNTOKEN", None)
     own.pop("EDGEVPNCONFIG", None)
     text = _read(Path(config))
     if "EDGEVPNTOKEN=" not in text and "EDGEVPNCONFIG=" not in text:
         return {**own, "EDGEVPNCONFIG": config}
-    return {**parse_env_file(text), **own}
+    return {**_of_network(text), **own}
+
+
+def _of_network(text: str) -> dict[str, str]:
+    return {name: value for name, value in parse_env_file(text).items() if name not in _OF_THE_DAEMON}
 
 
 def node_settings(variables: Mapping[str, str], directory: Path, *, vpn: bool, api: bool) -> DaemonSettings:
@@ -141,6 +153,7 @@ def node_settings(variables: Mapping[str, str], directory: Path, *, vpn: bool, a
         api=api,
         state_dir=directory,
         lease_dir=directory / "lease",
+        ledger_state=None,
     )
 
 
@@ -164,14 +177,25 @@ def _read(path: Path) -> str:
         raise HostError(f"cannot read {path}: {error}") from error
 
 
+class _Lines(logging.Formatter):
+    """What is done as it is, what is wrong with its level."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
 def _log_to_stderr(level: str) -> None:
     levels = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(_Lines("%(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.ERROR)
-    logging.getLogger("provider_kairos").setLevel(levels.get(level.lower(), 40))
+    wanted = levels.get(level.lower(), 40)
+    logging.getLogger("provider_kairos").setLevel(wanted)
+    # what the command itself does is its progress
+    logging.getLogger("provider_kairos.services").setLevel(min(wanted, logging.INFO))
 
 
 # --- identity -------------------------------------------------------------------------------------------------------
@@ -193,48 +217,30 @@ def _state_directory() -> Iterator[Path]:
 
 
 @contextmanager
-def _kept_key(variables: Mapping[str, str]) -> Iterator[bytes | None]:
-    """The seed of the kept identity, None for a fresh one; held so that two commands never are the same node.
-
-    The file is EdgeVPN's: ``privkey`` in EDGEVPNPRIVKEYCACHEDIR, libp2p's encoding.
-    """
-    wanted = variables.get("EDGEVPNPRIVKEYCACHE", "")
-    if not wanted or not parse_bool("EDGEVPNPRIVKEYCACHE", wanted):
-        yield None
+def _held_key(settings: DaemonSettings) -> Iterator[None]:
+    """While the block runs no other command is the node whose key is kept."""
+    if not settings.privkey_cache:
+        yield
         return
-    directory = Path(variables.get("EDGEVPNPRIVKEYCACHEDIR") or "~/.edgevpn").expanduser()
-    path = directory / "privkey"
+    directory = settings.privkey_cache_dir.expanduser()
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except PermissionError as error:
-        raise PermissionHostError(f"{path} may not be written", hint="set EDGEVPNPRIVKEYCACHEDIR") from error
+        raise PermissionHostError(f"{directory} may not be used", hint="set EDGEVPNPRIVKEYCACHEDIR") from error
     except OSError as error:
-        raise HostError(f"cannot open {path}: {error.strerror}", hint="set EDGEVPNPRIVKEYCACHEDIR") from error
+        raise HostError(f"cannot open {directory}: {error.strerror}", hint="set EDGEVPNPRIVKEYCACHEDIR") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise HostError(
-                f"another command is a node with the key of {path}",
+                f"another command is the node whose key is in {directory}",
                 hint="give each its own EDGEVPNPRIVKEYCACHEDIR",
             ) from error
-        yield _key_of(descriptor, path)
+        yield
     finally:
         os.close(descriptor)
-
-
-def _key_of(descriptor: int, path: Path) -> bytes:
-    stored = os.read(descriptor, 4096)
-    if not stored:
-        key = Ed25519PrivateKey.generate()
-        seed = key.private_bytes_raw()
-        os.write(descriptor, _KEY_HEAD + seed + key.public_key().public_bytes_raw())
-        os.fsync(descriptor)
-        return seed
-    if len(stored) != 68 or not stored.startswith(_KEY_HEAD):
-        raise ConfigError("this is no Ed25519 private key of libp2p", path=str(path), hint="move it away")
-    return stored[4:36]
 
 
 # --- life -----------------------------------------------------------------------------------------------------------
@@ -259,12 +265,13 @@ async def _run(settings: DaemonSettings, store: Store, services: MakeServices, w
             nursery.start_soon(obey)
             with scope:
                 await nursery.start(daemon.run)
-                nursery.start_soon(_tell_reasons, daemon)
-                if work is None:
-                    await trio.sleep_forever()
-                else:
-                    done = await work(daemon)
-                    code = done if not scope.cancel_called else code
+                async with trio.open_nursery() as inner:
+                    inner.start_soon(_tell_reasons, daemon)
+                    if work is None:
+                        await trio.sleep_forever()
+                    else:
+                        code = await work(daemon)
+                    inner.cancel_scope.cancel()
             with trio.CancelScope(shield=True):
                 await _leave(daemon)
             nursery.cancel_scope.cancel()
