@@ -12,7 +12,7 @@ import base58
 
 from provider_kairos.errors import PeerError
 
-__all__ = ["NetworkId", "NodeUuid", "PeerId", "peer_id_of_public_key", "public_key_of_peer_id"]
+__all__ = ["NetworkId", "NodeUuid", "PeerId", "parse_peer_id", "peer_id_of_public_key", "public_key_of_peer_id"]
 
 PeerId = NewType("PeerId", str)
 """libp2p identity, ``12D3KooW...``."""
@@ -48,3 +48,20 @@ def public_key_of_peer_id(peer_id: str) -> bytes:
     if not raw.startswith(_ED25519_PREFIX) or len(raw) != len(_ED25519_PREFIX) + 32:
         raise PeerError(f"peer ID {peer_id!r} embeds no Ed25519 key")
     return raw[len(_ED25519_PREFIX) :]
+
+
+def parse_peer_id(text: str) -> PeerId:
+    """A peer ID of any key type, as people write it (base58). Raises PeerError.
+
+    It has to be a multihash: the key itself (identity, at most 42 bytes), or a SHA-256 (``Qm...``, RSA keys).
+    """
+    try:
+        raw: bytes = base58.b58decode(text) if len(text) <= 64 else b""
+    except ValueError:
+        raw = b""
+    inline = raw[:1] == b"\x00" and 4 < len(raw) <= 44 and raw[1] == len(raw) - 2
+    hashed = raw[:2] == b"\x12\x20" and len(raw) == 34
+    if not (inline or hashed):
+        shown = text if len(text) <= 64 else text[:61] + "..."
+        raise PeerError(f"{shown!r} is no peer ID")
+    return PeerId(base58.b58encode(raw).decode("ascii"))

@@ -155,7 +155,13 @@ def _mesh_settings(settings: DaemonSettings, seed: bytes) -> MeshSettings:
         listen=settings.listen,
         bootstrap_peers=settings.bootstrap_peers,
         mdns=settings.mdns,
-        blocked_networks=(str(settings.address.network),) if settings.vpn else (),
+        blocked_networks=(
+            *((str(settings.address.network),) if settings.vpn else ()),
+            *settings.limits.blocked_networks,
+        ),
+        blocked_peers=settings.limits.blocked_peers,
+        only_peers=settings.limits.only_peers,
+        public_room=settings.trust.guard,
     )
 
 

@@ -38,6 +38,7 @@ def main(environ: Mapping[str, str]) -> int:
         settings = read_settings(environ)
         # the token has been read; no child and no /proc/PID/environ reader of ours needs it any more
         os.environ.pop("EDGEVPNTOKEN", None)
+        os.environ.pop("PEERGATE_AUTH", None)
         with _Lock(settings):
             trio.run(_run, settings, strict_exception_groups=True)
     except ProviderError as error:

@@ -68,5 +68,8 @@ MakeServices = Callable[[Parts], Sequence[NodeService]]
 
 def configured(parts: Parts) -> list[NodeService]:
     """The services that the settings ask for."""
-    del parts
-    return []
+    from provider_kairos.daemon.trust_service import TrustService  # noqa: PLC0415 - services are made from Parts
+
+    return [
+        *([TrustService(parts)] if parts.settings.trust.guard else []),
+    ]

@@ -106,6 +106,12 @@ REFUSED: tuple[Refused, ...] = (
         "set the variable EDGEVPNTOKEN, or name a file with the network's YAML: --config FILE",
         "--token",
     ),
+    Refused(
+        "",
+        "the arguments of a process are seen by every user of the machine",
+        "set the variable PEERGATE_AUTH",
+        "--peergate-auth",
+    ),
     Refused("", "the daemon makes no tokens", _GENERATE, "-g", parse_bool, anyway=False),
     Refused("", "the daemon makes no tokens", _GENERATE, "-b", parse_bool, anyway=False),
     Refused("", "the daemon makes no tokens", _GENERATE, "--key-otp-interval"),

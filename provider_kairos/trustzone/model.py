@@ -18,6 +18,7 @@ __all__ = [
     "AUTH_BUCKET",
     "NOTES_BUCKET",
     "ZONE_BUCKET",
+    "ZONE_TEXT",
     "Admit",
     "Effect",
     "Expel",

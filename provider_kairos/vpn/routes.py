@@ -3,6 +3,8 @@
 The ledger's ``machines`` says so. Where our own lease notes say otherwise they win: two nodes that once had the same
 address can leave a record in ``machines`` that names the wrong one of them for good (:mod:`provider_kairos.vpn.lease`),
 while a note is its peer's own and current.
+
+With a static peer table (EdgeVPN's ``--static-peertable``) that table alone says where packets go and whose are taken.
 """
 
 from __future__ import annotations
@@ -24,13 +26,22 @@ class RouteTable:
         peer_id: Ours.
         router: EdgeVPN's ``--router``: the virtual IP that gets what no machine has, if it comes from ourselves.
         require_live: Peers without a fresh heartbeat get nothing (EdgeVPN with ownership on).
+        static: Address to peer; when not empty, nothing else counts, alive or not.
     """
 
-    def __init__(self, peer_id: PeerId, router: str | None = None, *, require_live: bool = True) -> None:
+    def __init__(
+        self,
+        peer_id: PeerId,
+        router: str | None = None,
+        *,
+        require_live: bool = True,
+        static: Mapping[str, PeerId] | None = None,
+    ) -> None:
         self.peer_id = peer_id
         self.revision = 0
         self._router = ipaddress.ip_address(router).packed if router else None
         self._require_live = require_live
+        self._static = {ipaddress.ip_address(address).packed: peer for address, peer in (static or {}).items()}
         self._peers: dict[bytes, PeerId] = {}
         self._own: frozenset[bytes] = frozenset()
         self._members: frozenset[PeerId] = frozenset()
@@ -59,10 +70,17 @@ class RouteTable:
             packed = _packed(address)
             if packed is not None and (not self._require_live or peer in live or peer == self.peer_id):
                 peers[packed] = peer
+        own = frozenset(address for address, peer in peers.items() if peer == self.peer_id)
+        known = frozenset(members.values()) | frozenset(by_text.values())
+        if self._static:
+            # our own address need not be in the table
+            peers = self._static | {address: self.peer_id for address in own if address not in self._static}
+            own = frozenset(address for address, peer in peers.items() if peer == self.peer_id)
+            known = frozenset(self._static.values())
         changed = peers != self._peers
         self._peers = peers
-        self._own = frozenset(address for address, peer in peers.items() if peer == self.peer_id)
-        self._members = frozenset(members.values()) | frozenset(by_text.values())
+        self._own = own
+        self._members = known
         self.revision += changed
         return changed
 
