@@ -5,7 +5,9 @@ die alone: when ours dies it is opened again after a jittered pause, and when th
 older one may finish what it still holds, but speaks for the peer's subscriptions no longer. An inbound stream is reset
 for malformed bytes only, because Go re-opens four times and then never again. A peer whose new stream names none of
 the topics of the last one has a new gossip instance (EdgeVPN's rotation, 4.6): our own stream still ends at the old
-one, which swallows what we send and learns nothing, so it is opened anew at once. What to send is decided by
+one, which swallows what we send and learns nothing, so it is opened anew at once. Go forgets a peer's topics when its own
+stream to that peer dies, whatever the peer has said meanwhile; two Go nodes alone never recover from that after a
+rotation (17). So a peer that comes with another stream is told our topics once more. What to send is decided by
 :mod:`provider_kairos.mesh.gossip_router`; messages are given a meaning by :mod:`provider_kairos.mesh.room`.
 """
 
@@ -202,8 +204,8 @@ class Gossip:
                     first = False
                     self._take(peer, rpc)
                     if rpc.subscriptions and (topics := self.router.topics_of(peer)):
-                        if before is not None and topics.isdisjoint(before):
-                            self._renew_outbound(peer)
+                        if before is not None:
+                            self._answer_new_stream(peer, same_instance=not topics.isdisjoint(before))
                         before = None
                         self._last_topics[peer] = set(topics)
         except StreamEndedError:
@@ -234,8 +236,11 @@ class Gossip:
 
     # --- outbound ---------------------------------------------------------------------------------------------------
 
-    def _renew_outbound(self, peer: PeerId) -> None:
-        if peer in self._keepers:
+    def _answer_new_stream(self, peer: PeerId, *, same_instance: bool) -> None:
+        """A peer whose stream was replaced forgot our topics with the old one (go-libp2p-pubsub does): say them again."""
+        if same_instance:
+            self._apply([Send(peer, self.router.hello())])
+        elif peer in self._keepers:
             self._renew.add(peer)
             self._keepers[peer].set()
 

@@ -149,3 +149,17 @@ def test_a_peer_that_only_moves_its_stream_does_not_make_us_move_ours():
         assert len(peer.arrived) == 1
 
     run(body)
+
+
+def test_a_peer_that_comes_with_another_stream_is_told_our_topics_once_more():
+    """Its old stream died, and with that Go forgets what we are in, though we said it to this very instance."""
+
+    async def body(peer: Peer) -> None:
+        await peer.speak("old")
+        (ours,) = peer.arrived
+        said = len(peer.said[ours])
+        await peer.speak("old")
+        assert topics_said(peer.said[ours][said:]) == {"old"}
+        assert len(peer.arrived) == 1
+
+    run(body)
