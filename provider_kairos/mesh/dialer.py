@@ -126,6 +126,12 @@ class Dialer:
             known.changed.set()
             known.changed = trio.Event()
 
+    def forget(self, peer: PeerId) -> None:
+        """Do not connect it again by ourselves, unless it is a bootstrap peer or is found once more."""
+        known = self.known.get(peer)
+        if known is not None and not known.permanent:
+            self._forget(known)
+
     async def wait_connected(self, peer: PeerId) -> bool:
         """Wait for a connection to a known peer, dialling at once; False when the peer is unknown."""
         known = self.known.get(peer)

@@ -171,10 +171,13 @@ class Gossip:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
-            while True:
-                await trio.sleep(HEARTBEAT)
-                if self._outboxes:
-                    self._apply(self.router.heartbeat(trio.current_time()))
+            try:
+                while True:
+                    await trio.sleep(HEARTBEAT)
+                    if self._outboxes:
+                        self._apply(self.router.heartbeat(trio.current_time()))
+            finally:
+                self._nursery = None  # connections that end later start nothing here any more
 
     def nudge(self, peer: PeerId) -> None:
         """A connection came or went, or the peer serves other protocols now: see to the outbound stream."""

@@ -22,6 +22,7 @@ from provider_kairos.mesh.addresses import Networks, advertised, parse_listen
 from provider_kairos.mesh.admission import Admission
 from provider_kairos.mesh.channels import Handshakes
 from provider_kairos.mesh.complaints import Complaints
+from provider_kairos.mesh.connection_limits import ConnectionStats, Standing
 from provider_kairos.mesh.dialer import Dialer
 from provider_kairos.mesh.gossip import PROTOCOLS as GOSSIP
 from provider_kairos.mesh.gossip import Gossip
@@ -82,6 +83,7 @@ class Host:
         admission: Admission,
         handlers: dict[str, StreamHandler],
         packet_handlers: dict[str, PacketHandler],
+        is_member: Callable[[PeerId], bool] = lambda _peer: False,
     ) -> None:
         taken = parts.load()
         key_pair = taken.create_ed25519(settings.seed)
@@ -94,6 +96,7 @@ class Host:
         self._complaints = complaints
         self._handlers = handlers
         self._packet_handlers = packet_handlers
+        self._is_member = is_member
         self._blocked = Networks(settings.blocked_networks)
         self._own: dict[str, Callable[[Stream], Awaitable[None]]] = {
             identify.IDENTIFY: self._answer_identify,
@@ -111,6 +114,9 @@ class Host:
             on_disconnected=self._disconnected,
             on_forget=lambda stream: sink.count(stream_count(stream)),
             connects=admission.connects,
+            limits=settings.limits,
+            standing=self._standing,
+            on_trimmed=self._trimmed,
         )
         self.gossip = Gossip(
             self.peer_id,
@@ -178,6 +184,26 @@ class Host:
     def on_chain(self) -> set[PeerId]:
         """Peers in the current ledger room."""
         return self.gossip.router.subscribers(self.room.current.topic)
+
+    def _standing(self, peer: PeerId) -> Standing:
+        known = self.dialer.known.get(peer)
+        if self._is_member(peer) or (known is not None and known.permanent):
+            return Standing.MEMBER
+        return Standing.ON_TOPIC if peer in self._on_topic else Standing.STRANGER
+
+    def _trimmed(self, peer: PeerId) -> None:
+        self.dialer.forget(peer)  # else it would be dialled again at once
+
+    def connection_stats(self) -> ConnectionStats:
+        """How many connections there are, of how many."""
+        held = [each for peer in self.swarm.peers() for each in self.swarm.connections(peer)]
+        return ConnectionStats(
+            open=len(held),
+            inbound=sum(not each.outbound for each in held),
+            members=sum(self._standing(each.peer) is Standing.MEMBER for each in held),
+            known=len(self.dialer.known),
+            limits=self._settings.limits,
+        )
 
     async def open_stream(self, peer: PeerId, protocol: str) -> MeshStream:
         """A stream to ``peer``, connecting first where needed. Raises UnreachableError or PeerError."""

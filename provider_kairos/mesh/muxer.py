@@ -54,6 +54,9 @@ PING_TIMEOUT = 10.0
 PROBE_TIMEOUT = 3.0
 """The same when there is reason to doubt the link."""
 
+CLOSE_TIMEOUT = 3.0
+"""Seconds for what is queued, and a goodbye, to be written before a connection ends."""
+
 SWEEP = 30.0
 """Age in seconds at which a stream is reset that agreed on no protocol, or that only we have closed."""
 
@@ -166,9 +169,10 @@ class Muxer:
             self._inbound -= not stream.outbound
 
     def close(self, code: int = GoAway.NORMAL) -> None:
-        """Say goodbye and end; :meth:`run` returns shortly after."""
+        """Say goodbye and end; :meth:`run` returns shortly after, also when the peer does not read."""
         if self._closing is None and not self.ended.is_set():
             self._closing = int(code)
+            self._scope.deadline = min(self._scope.deadline, trio.current_time() + CLOSE_TIMEOUT)
             self.put(encode_header(Kind.GO_AWAY, Flag.NONE, 0, int(code)))
 
     async def run(self) -> None:

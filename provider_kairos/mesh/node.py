@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter, deque
+from collections.abc import Collection
 from typing import Any
 
 import trio
@@ -20,6 +21,7 @@ from provider_kairos.ids import PeerId, peer_id_of_public_key
 from provider_kairos.mesh.addresses import Networks, parse_listen
 from provider_kairos.mesh.admission import Admission
 from provider_kairos.mesh.complaints import Complaints
+from provider_kairos.mesh.connection_limits import ConnectionStats
 from provider_kairos.mesh.host import Host, stream_count
 from provider_kairos.mesh.muxer_stream import PacketHandler
 from provider_kairos.mesh.settings import MeshSettings
@@ -27,6 +29,7 @@ from provider_kairos.mesh.streams import MeshStream, StreamHandler, guarded_pack
 from provider_kairos.mesh.traffic import Count, TrafficMeter
 from provider_kairos.mesh.views import (
     AllGatedOut,
+    ConnectionsFull,
     DiscoveryDown,
     HostDown,
     MeshEvent,
@@ -72,6 +75,7 @@ class Mesh:
         self._message_sender, self.messages = trio.open_memory_channel[Message](MESSAGES)
         self._public_sender, self.public_messages = trio.open_memory_channel[Message](PUBLIC_MESSAGES)
         self.admission = Admission(settings)
+        self._members: frozenset[PeerId] = frozenset()
         self._waiting_sizes: deque[int] = deque()
         self._event_sender, self.events = trio.open_memory_channel[MeshEvent](EVENTS)
         self._host: Host | None = None
@@ -102,6 +106,7 @@ class Mesh:
                 admission=self.admission,
                 handlers=self._handlers,
                 packet_handlers=self._packet_handlers,
+                is_member=self._is_member,
             )
             try:
                 async with trio.open_nursery() as nursery:
@@ -208,6 +213,19 @@ class Mesh:
         """Multiaddrs that we advertise, without the peer ID."""
         return self._host.addresses() if self._host is not None else []
 
+    def protect(self, members: Collection[PeerId]) -> None:
+        """These are members of the network: their connections stay when there are too many."""
+        self._members = frozenset(members)
+
+    def _is_member(self, peer: PeerId) -> bool:
+        return peer in self._members
+
+    def connections(self) -> ConnectionStats:
+        """How many connections there are, of how many."""
+        if self._host is None:
+            return ConnectionStats(0, 0, 0, 0, self.settings.limits)
+        return self._host.connection_stats()
+
     def add_peer(self, peer: str, addresses: list[str]) -> None:
         """Tell of a peer that something else found."""
         if self._host is not None:
@@ -267,6 +285,9 @@ class Mesh:
             return [NoPeers(len(host.dialer.known)), *reasons]
         router = host.gossip.router
         reasons += host.room.skews((peer, frozenset(router.topics_of(peer))) for peer in connected)
+        stats = host.connection_stats()
+        if stats.open >= stats.limits.most:
+            reasons.append(ConnectionsFull(stats.limits.most))
         room = host.on_chain()
         if not room:
             reasons.append(NobodyOnTopic(len(connected)))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from provider_kairos.errors import LocalError
 from provider_kairos.ids import PeerId
+from provider_kairos.mesh.connection_limits import ConnectionLimits
 from provider_kairos.token.codec import NetworkToken
 
 __all__ = ["MeshSettings"]
@@ -36,6 +37,7 @@ class MeshSettings:
     public_room: bool = False
     only_peers: frozenset[PeerId] = frozenset()
     blocked_peers: frozenset[PeerId] = frozenset()
+    limits: ConnectionLimits = field(default_factory=ConnectionLimits)
 
     def __post_init__(self) -> None:
         if len(self.seed) != 32:

@@ -21,6 +21,7 @@ from provider_kairos.errors import HostError, PeerError
 from provider_kairos.ids import PeerId
 from provider_kairos.mesh.addresses import Endpoint, Networks
 from provider_kairos.mesh.channels import NOISE, TLS, ChannelError, Handshakes, TcpChannel
+from provider_kairos.mesh.connection_limits import Candidate, ConnectionLimits, Standing, to_make_room, to_trim
 from provider_kairos.mesh.multistream import NegotiationError, respond, select
 from provider_kairos.mesh.muxer import PROBE_TIMEOUT, ByteChannel, Muxer
 from provider_kairos.mesh.muxer import PROTOCOL as YAMUX
@@ -36,10 +37,12 @@ UPGRADE_TIMEOUT = 15.0
 CONNECT_TIMEOUT = 10.0
 """Seconds for the TCP handshake of one address."""
 
-MAX_CONNECTIONS = 512
 MAX_UPGRADING = 64
 MAX_UPGRADING_PER_ADDRESS = 16
 """Inbound connections that are not yet secure."""
+
+TRIM_EVERY = 10.0
+"""Seconds between two looks at whether there are too many connections."""
 
 DUPLICATE_GRACE = 5.0
 """Seconds until a connection that is not preferred is closed, if no stream is left on it."""
@@ -61,6 +64,11 @@ class Connection:
         self.security = security
         self.outbound = outbound
         self.born = trio.current_time()
+
+    @property
+    def host(self) -> str:
+        """The address without port; a name where one was dialled."""
+        return self.address.split("/")[2]
 
 
 class _PlainReader:
@@ -106,7 +114,11 @@ class Swarm:
         on_forget: Callable[[Stream], None],
         security: Sequence[str] = (TLS, NOISE),
         connects: Callable[[PeerId], bool] = lambda _peer: True,
+        limits: ConnectionLimits = ConnectionLimits(),  # noqa: B008 - a frozen value
+        standing: Callable[[PeerId], Standing] = lambda _peer: Standing.STRANGER,
+        on_trimmed: Callable[[PeerId], None] = lambda _peer: None,
     ) -> None:
+        """``standing`` says who is spared when there are too many; ``on_trimmed`` hears whom we sent away."""
         self.peer_id = peer_id
         self.bound: list[tuple[str, int]] = []
         self.counters: dict[str, int] = {}
@@ -120,6 +132,10 @@ class Swarm:
         self._on_forget = on_forget
         self._security = tuple(security)
         self._connects = connects
+        self._limits = limits
+        self._exempt = Networks(limits.exempt)
+        self._standing = standing
+        self._on_trimmed = on_trimmed
         self._connections: dict[PeerId, list[Connection]] = {}
         self._upgrading: Counter[str] = Counter()
         self._nursery: trio.Nursery | None = None
@@ -175,6 +191,7 @@ class Swarm:
             for listener in listeners:
                 nursery.start_soon(self._accept, listener)
             nursery.start_soon(self._close_duplicates)
+            nursery.start_soon(self._trim)
 
     async def _accept(self, listener: trio.SocketListener) -> None:
         assert self._nursery is not None
@@ -188,7 +205,7 @@ class Swarm:
                     self._count("accept_out_of_files")
                     await trio.sleep(0.2)
                     continue
-                if self._upgrading.total() >= MAX_UPGRADING or len(self._all()) >= MAX_CONNECTIONS:
+                if self._upgrading.total() >= MAX_UPGRADING:
                     self._count("inbound_over_limit")
                     await trio.aclose_forcefully(stream)
                     continue
@@ -204,6 +221,10 @@ class Swarm:
             self._count("inbound_refused")
             await raw.close()
             return
+        if self._is_crowded(host):
+            self._count("inbound_over_address_limit")
+            await raw.close()
+            return
         self._upgrading[host] += 1
         try:
             muxer, security = await self._upgrade(raw, None)
@@ -212,6 +233,12 @@ class Swarm:
             if not self._connects(muxer.peer):
                 self._count("blocked_peer")
                 raise DialError(f"peer {muxer.peer} is on the block list")
+            if len(self._connections.get(muxer.peer, ())) >= self._limits.most_per_peer:
+                self._count("inbound_over_peer_limit")
+                raise DialError(f"peer {muxer.peer} has {self._limits.most_per_peer} connections already")
+            if not self._has_room(host):
+                self._count("inbound_over_limit")
+                raise DialError(f"all {self._limits.most} connections are in use")
         except (ChannelError, NegotiationError, DialError) as error:
             self._count("inbound_failed")
             log.debug("inbound connection failed: %s", error)
@@ -239,6 +266,9 @@ class Swarm:
             raise DialError(f"peer {expected} is on the block list")
         if self._nursery is None:
             raise DialError("not started")
+        if not self._has_room(endpoint.host):
+            self._count("dial_over_limit")
+            raise DialError(f"{endpoint}: all {self._limits.most} connections are in use")
         raw = await _connect(endpoint, self._blocked)
         try:
             muxer, security = await self._upgrade(raw, expected)
@@ -325,6 +355,56 @@ class Swarm:
                     if connection is not best and old and connection.muxer.idle:
                         connection.muxer.close()
 
+    # --- limits -----------------------------------------------------------------------------------------------------
+
+    def _candidates(self) -> list[Candidate[Connection]]:
+        now = trio.current_time()
+        return [
+            Candidate(
+                each,
+                self._standing(each.peer),
+                each.host,
+                now - each.born,
+                each.outbound,
+                each.muxer.idle,
+                each.host in self._exempt,
+            )
+            for each in self._all()
+            if each.muxer.alive
+        ]
+
+    def _is_crowded(self, host: str) -> bool:
+        """Whether an address has so many inbound connections of strangers that it gets no further one."""
+        bare = _bare(host)
+        strangers = sum(each.host == bare and not each.outbound and not each.spared for each in self._candidates())
+        return bare not in self._exempt and strangers + self._upgrading[host] >= self._limits.most_per_address
+
+    def _has_room(self, host: str) -> bool:
+        """Whether one more connection may be held; a stranger's makes room for it when every place is taken."""
+        if _bare(host) in self._exempt:
+            return True
+        candidates = self._candidates()
+        if len(candidates) < self._limits.most:
+            return True
+        spare = to_make_room(candidates)
+        if spare is None:
+            return False
+        self._send_away(spare, "connections_replaced")
+        return True
+
+    async def _trim(self) -> None:
+        while True:
+            await trio.sleep(TRIM_EVERY)
+            for connection in to_trim(self._candidates(), self._limits):
+                self._send_away(connection, "connections_trimmed")
+
+    def _send_away(self, connection: Connection, reason: str) -> None:
+        self._count(reason)
+        log.debug("connection to %s at %s is closed: there are too many", connection.peer, connection.address)
+        connection.muxer.close()
+        if not any(each.muxer.alive for each in self._connections.get(connection.peer, ())):
+            self._on_trimmed(connection.peer)
+
     def _all(self) -> list[Connection]:
         return [connection for entries in self._connections.values() for connection in entries]
 
@@ -332,8 +412,12 @@ class Swarm:
         self.counters[name] = self.counters.get(name, 0) + 1
 
 
+def _bare(host: str) -> str:
+    return host.partition("%")[0].removeprefix("::ffff:")
+
+
 def _address(host: str, port: int) -> str:
-    host = host.partition("%")[0].removeprefix("::ffff:")
+    host = _bare(host)
     return f"/ip6/{host}/tcp/{port}" if ":" in host else f"/ip4/{host}/tcp/{port}"
 
 

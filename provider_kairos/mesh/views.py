@@ -14,11 +14,13 @@ from provider_kairos.ids import PeerId
 __all__ = [
     "AllGatedOut",
     "ClockSkew",
+    "ConnectionsFull",
     "DiscoveryDown",
     "EpochChanged",
     "HostDown",
     "MeshEvent",
     "Message",
+    "NoDiscovery",
     "NoPeers",
     "NobodyOnTopic",
     "PeerConnected",
@@ -83,7 +85,11 @@ MeshEvent = PeerConnected | PeerDisconnected | PeerSubscribed | PeerUnsubscribed
 
 @dataclass(frozen=True, slots=True)
 class PeerView:
-    """One known peer. ``failures`` are dials in a row that failed; ``rtt_ms`` is 0 until measured."""
+    """One known peer. ``failures`` are dials in a row that failed; ``rtt_ms`` is 0 until measured.
+
+    ``found_by`` is mdns, dht, bootstrap or inbound; ``dht-node`` for one that is connected for the DHT's sake alone, and
+    empty for what something else told us of.
+    """
 
     peer_id: PeerId
     connected: bool
@@ -96,6 +102,7 @@ class PeerView:
     failures: int
     agent: str = ""
     protocols: tuple[str, ...] = ()
+    found_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +144,44 @@ class DiscoveryDown(Waiting):
 
 
 @dataclass(frozen=True, slots=True)
+class NoDiscovery(Waiting):
+    """Nothing looks for other nodes: they have to dial us."""
+
+    code: ClassVar[str] = "mesh-no-discovery"
+
+    def text(self) -> str:
+        """One sentence."""
+        return "nothing looks for other nodes: mDNS and the DHT are off, and there is no bootstrap peer"
+
+
+@dataclass(frozen=True, slots=True)
+class DhtNoBootstrap(Waiting):
+    """There is no way into the DHT. Of ``tried`` bootstrap peers ``connected`` are there, but serve no DHT."""
+
+    code: ClassVar[str] = "dht-no-bootstrap"
+    tried: int
+    connected: int = 0
+
+    def text(self) -> str:
+        """One sentence."""
+        if self.connected:
+            return f"no bootstrap peer serves the DHT: {self.tried} tried, {self.connected} connected"
+        return f"no bootstrap peer answers: {self.tried} tried"
+
+
+@dataclass(frozen=True, slots=True)
+class DhtNobodyFound(Waiting):
+    """The DHT answers, but no other node of our network could be found and reached through it."""
+
+    code: ClassVar[str] = "dht-nobody-found"
+    nodes: int
+
+    def text(self) -> str:
+        """One sentence."""
+        return f"the DHT answers ({self.nodes} nodes known), but no other node of this network was reached through it"
+
+
+@dataclass(frozen=True, slots=True)
 class NobodyOnTopic(Waiting):
     """Peers are connected, but none is in our ledger room."""
 
@@ -159,6 +204,18 @@ class AllGatedOut(Waiting):
     def text(self) -> str:
         """One sentence."""
         return f"all {self.gated} peers in the ledger room are gated out by the {self.by}: what they write is not heard"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionsFull(Waiting):
+    """Every connection is in use."""
+
+    code: ClassVar[str] = "mesh-connections-full"
+    most: int
+
+    def text(self) -> str:
+        """One sentence."""
+        return f"all {self.most} connections are in use: newcomers take the places of strangers, or find none"
 
 
 @dataclass(frozen=True, slots=True)
