@@ -19,6 +19,7 @@ from provider_kairos.ids import PeerId
 
 __all__ = [
     "Endpoint",
+    "NAME",
     "InterfaceAddress",
     "Networks",
     "advertised",
@@ -31,6 +32,8 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _ADDRESS = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/([^/]{1,253})/tcp/(\d{1,5})(?:/p2p/([1-9A-HJ-NP-Za-km-z]{8,64}))?/?")
+NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
+"""A host name as multiaddresses hold it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -66,6 +69,8 @@ def parse_endpoint(text: str) -> tuple[Endpoint, PeerId | None] | None:
         if address.is_unspecified or address.is_multicast:
             return None
         host = str(address)
+    elif not NAME.fullmatch(host):
+        return None
     return Endpoint(family, host, port), PeerId(peer) if peer else None
 
 

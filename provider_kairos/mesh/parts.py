@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from provider_kairos.errors import LocalError
+from provider_kairos.mesh.rsa_keys import make_rsa_public_key
 
 __all__ = ["LIBP2P_VERSION", "Parts", "load"]
 
@@ -36,6 +37,7 @@ HOLLOW = frozenset(
         "libp2p",
         "libp2p.identity",
         "libp2p.identity.identify",
+        "libp2p.kad_dht",
         "libp2p.security",
         "libp2p.security.tls",
         "libp2p.transport",
@@ -45,7 +47,7 @@ HOLLOW = frozenset(
 
 ABSENT = frozenset(
     {
-        "Crypto",  # RSA keys: EdgeVPN peers have Ed25519
+        "Crypto",  # RSA keys: those of others are checked with cryptography (mesh.rsa_keys)
         "coincurve",  # secp256k1 keys
         "fastecdsa",  # ECDSA keys
         "libp2p.tools",  # services on anyio; our tasks are trio's
@@ -126,6 +128,7 @@ class Parts:
     RpcMessage: Any
     ControlMessage: Any
     Identify: Any
+    KadMessage: Any
     DecodeError: Any
 
 
@@ -172,6 +175,9 @@ def load() -> Parts:
     (verify_chain,) = _take("libp2p.security.tls.certificate", "verify_certificate_chain")
     rpc, message, control = _take("libp2p.pubsub.pb.rpc_pb2", "RPC", "Message", "ControlMessage")
     (identify,) = _take("libp2p.identity.identify.pb.identify_pb2", "Identify")
+    (kad_message,) = _take("libp2p.kad_dht.pb.kademlia_pb2", "Message")
+    key_types, deserializers = _take("libp2p.crypto.serialization", "KeyType", "key_type_to_public_key_deserializer")
+    deserializers[key_types.RSA.value] = make_rsa_public_key(public_key, key_types.RSA).from_bytes
     (multiaddr,) = _take("multiaddr", "Multiaddr")
     (decode_error,) = _take("google.protobuf.message", "DecodeError")
     return Parts(
@@ -189,5 +195,6 @@ def load() -> Parts:
         RpcMessage=message,
         ControlMessage=control,
         Identify=identify,
+        KadMessage=kad_message,
         DecodeError=decode_error,
     )
