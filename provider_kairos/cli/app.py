@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from provider_kairos.cli import services_app
+
 __all__ = ["app", "spell_out"]
 
 WAIT_SECONDS = 600
@@ -59,6 +61,7 @@ roles = typer.Typer(help="See and set the roles of nodes.", rich_markup_mode=Non
 tokens = typer.Typer(help="Look at network tokens.", rich_markup_mode=None, no_args_is_help=True)
 app.add_typer(roles, name="role")
 app.add_typer(tokens, name="token")
+services_app.add_to(app)
 
 
 def spell_out(arguments: Sequence[str]) -> list[str]:

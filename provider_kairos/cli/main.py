@@ -19,6 +19,15 @@ __all__ = ["main", "report", "run"]
 
 DEBUG_VARIABLE = "KAIROS_P2P_DEBUG"
 
+NODE_COMMANDS = frozenset({"service", "file", "egress", "service-add", "sa", "service-connect", "sc"}) | {
+    "file-send",
+    "fs",
+    "file-receive",
+    "fr",
+    "proxy",
+}
+"""Commands that are nodes of their own, with EdgeVPN's names for them: they take its common flags."""
+
 
 def main() -> None:
     """The console script: never returns normally."""
@@ -61,6 +70,10 @@ def _commands(arguments: Sequence[str]) -> int:
     else:
         module = import_module("provider_kairos.cli.app")
         app, rest, name = module.app, module.spell_out(arguments), "kairos-p2p"
+        if rest and rest[0] in NODE_COMMANDS:
+            command = import_module("typer.main").get_command(app)
+            variables, rest = import_module("provider_kairos.cli.node_flags").take(rest, command)
+            os.environ.update(variables)
     try:
         app(args=rest, prog_name=name)
     except SystemExit as leaving:
