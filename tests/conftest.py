@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from tests.interop import go_peer
 
 ROOT = Path(__file__).parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """The Go peer's fixtures are for every folder."""
-    spec = importlib.util.spec_from_file_location("go_peer", ROOT / "interop" / "go_peer.py")
-    assert spec
-    assert spec.loader
-    module = sys.modules["go_peer"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config.pluginmanager.register(module, "go_peer")
+    config.pluginmanager.register(go_peer, "go_peer")
 
 
 def _folder(nodeid: str) -> str:

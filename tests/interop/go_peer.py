@@ -79,7 +79,7 @@ class GoPeer:
 
     def __init__(self, program: Path, space: Any, log: Path, **options: Any) -> None:
         self.events: list[dict[str, Any]] = []
-        self._answers: dict[int, dict[str, Any]] = {}
+        self._answers: dict[int, tuple[dict[str, Any]]] = {}
         self._news = threading.Condition()
         self._last = 0
         self._log = log
@@ -115,7 +115,7 @@ class GoPeer:
             line = json.loads(text)
             with self._news:
                 if "re" in line:
-                    self._answers[line.pop("re")] = line
+                    self._answers[line.pop("re")] = (line,)
                 else:
                     self.events.append(line)
                 self._news.notify_all()
@@ -152,7 +152,8 @@ class GoPeer:
                 self.process.stdin.flush()
             except BrokenPipeError:
                 self._ended = True
-        answer: dict[str, Any] = self._wait(lambda: self._answers.pop(number, None) or {}, f"{command} done", patience)
+        answer: dict[str, Any]
+        (answer,) = self._wait(lambda: self._answers.pop(number, None), f"{command} done", patience)
         if problem := answer.get("error"):
             raise GoError(f"{command}: {problem}")
         return answer
@@ -266,9 +267,12 @@ class _Build:
 _build = _Build()
 
 
+NOT_BUILT = "the Go peer and plugin host cannot be built here"
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Start the build when a chosen test will ask for it."""
-    if session.config.option.collectonly:
+    """Start the build when a chosen test will ask for it; of several workers the first one does."""
+    if session.config.option.collectonly or os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
         return
     if any(FIXTURES & set(getattr(item, "fixturenames", ())) for item in session.items):
         _build.start()
@@ -282,14 +286,12 @@ def pytest_sessionfinish() -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say loudly what did not run for want of the Go programs, and why."""
-    if _build.code:
+    skipped = [
+        str(each.longrepr) for each in terminalreporter.stats.get("skipped", []) if NOT_BUILT in str(each.longrepr)
+    ]
+    if skipped:
         terminalreporter.section("Go peer and plugin host", sep="!")
-        terminalreporter.write_line(
-            "not run: this machine cannot build them"
-            if _build.code == build.CANNOT
-            else "tests/interop/go does not build"
-        )
-        terminalreporter.write_line(_build.output.strip())
+        terminalreporter.write_line(f"{len(skipped)} tests did not run: {skipped[0]}")
 
 
 @pytest.fixture(scope="session")
@@ -297,7 +299,7 @@ def go_programs() -> Path:
     """The folder with the built programs ``peer`` and ``pluginhost``."""
     code = _build.wait()
     if code == build.CANNOT:
-        pytest.skip(f"the Go peer cannot be built here: {_build.output.strip()[:300]}")
+        pytest.skip(f"{NOT_BUILT}: {_build.output.strip()[-300:]}")
     assert code == 0, f"tests/interop/go does not build:\n{_build.output}"
     folder: Path = build.BIN
     return folder

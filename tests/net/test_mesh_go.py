@@ -1,125 +1,75 @@
-"""Against a real go-libp2p: the ``p2pd`` daemon (inside the ``hivemind`` wheel), when ``P2PD`` names its binary.
+"""Our mesh against a real go-libp2p with EdgeVPN's options (fixture ``go_peer``), on loopback.
 
 TLS, Noise, yamux, identify, gossip with strict signing, streams, and one stream per packet, with either side dialling.
-The daemon's control protocol is a handful of protobuf fields, written and read here by hand.
 """
 
 from __future__ import annotations
 
-import os
+import base64
 import random
-import subprocess
-from collections.abc import Iterator
-from contextlib import AsyncExitStack
-from pathlib import Path
 
-import base58
 import pytest
 import trio
 
 from provider_kairos.clock import SystemClock
-from provider_kairos.ids import PeerId
-from provider_kairos.mesh import parts, swarm
+from provider_kairos.errors import PeerError
+from provider_kairos.mesh import swarm
 from provider_kairos.mesh.channels import NOISE, TLS
 from provider_kairos.mesh.node import Mesh
 from provider_kairos.mesh.settings import MeshSettings
 from provider_kairos.mesh.views import PeerSubscribed
-from provider_kairos.mesh.wire import DelimitedReader, encode_delimited, encode_varint
-from provider_kairos.token import envelope, seal
-from provider_kairos.token.codec import generate
-from provider_kairos.token.otp import epoch_at
+from provider_kairos.token.codec import encode, generate
+from tests.interop.go_peer import GoError, data_of
 
-P2PD = os.environ.get("P2PD", "")
-pytestmark = pytest.mark.skipif(not P2PD, reason="needs a go-libp2p daemon: P2PD=/path/to/p2pd")
-
-IDENTIFY, CONNECT, STREAM_OPEN, PUBSUB = 0, 1, 2, 8
-PUBLISH, SUBSCRIBE = 2, 3
+PACKETS = "/edgevpn/0.1"
 
 
-def field(number: int, value: bytes | str | int) -> bytes:
-    if isinstance(value, int):
-        return encode_varint(number << 3) + encode_varint(value)
-    raw = value.encode() if isinstance(value, str) else value
-    return encode_varint(number << 3 | 2) + encode_varint(len(raw)) + raw
+@pytest.fixture
+def run_beside(go_peer):
+    """``run_beside(talk, **options)``: a mesh of ours and a Go peer of the same token, both alive while ``talk`` runs."""
+
+    def run(talk, **options):
+        token = generate()
+        go = go_peer(token=encode(token), **options)
+        mesh = Mesh(
+            MeshSettings(seed=b"a" * 32, token=token, listen=("/ip4/127.0.0.1/tcp/0",), mdns=False),
+            SystemClock(),
+            random.Random(1),
+        )
+
+        async def main():
+            with trio.fail_after(120):
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(mesh.run)
+                    await talk(mesh, go)
+                    nursery.cancel_scope.cancel()
+
+        trio.run(main)
+
+    return run
 
 
-def fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Numbers and bodies of the length-delimited fields; others are skipped."""
-    position = 0
-
-    def varint() -> int:
-        nonlocal position
-        value = shift = 0
-        while True:
-            byte = data[position]
-            position += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    while position < len(data):
-        tag = varint()
-        size = varint()
-        if tag & 7 == 2:
-            yield tag >> 3, data[position : position + size]
-            position += size
-
-
-class Control:
-    """One control connection."""
-
-    async def open(self, path: Path, stack: AsyncExitStack) -> Control:
-        self.stream = await stack.enter_async_context(await trio.open_unix_socket(str(path)))
-        self.reader = DelimitedReader(lambda: self.stream.receive_some(65536), 30 << 20)
-        return self
-
-    async def ask(self, kind: int, *rest: bytes) -> bytes:
-        await self.stream.send_all(encode_delimited(field(1, kind) + b"".join(rest)))
-        answer = await self.reader.next()
-        assert answer is not None
-        assert answer.startswith(b"\x08\x00"), answer
-        return answer
+async def meet(mesh, go, *, we_dial=True):
+    """Connect and wait until each knows that the other is in its room."""
+    if we_dial:
+        mesh.add_peer(go.id, [address.rsplit("/p2p/", 1)[0] for address in go.addrs])
+    else:
+        await go.ado("connect", addr=f"{mesh.addresses()[0]}/p2p/{mesh.peer_id}")
+    async for event in mesh.events:
+        if event == PeerSubscribed(go.id):
+            break
+    await go.aevent("subscribed", peer=mesh.peer_id)
 
 
 @pytest.mark.parametrize("security", [TLS, NOISE])
 @pytest.mark.parametrize("we_dial", [True, False])
-def test_go(tmp_path, monkeypatch, security, we_dial):
+def test_go_gossip_and_streams(run_beside, monkeypatch, security, we_dial):
     made = swarm.Swarm.__init__
     monkeypatch.setattr(
         swarm.Swarm, "__init__", lambda self, *args, **options: made(self, *args, **options, security=(security,))
     )
-    control_path = tmp_path / "control"
 
-    async def main():
-        command = [P2PD, "-listen", f"/unix{control_path}", "-pubsub", "-hostAddrs", "/ip4/127.0.0.1/tcp/0"]
-        process = await trio.lowlevel.open_process(
-            [*command, "-relay=0", "-relayService=0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            with trio.fail_after(60):
-                while not control_path.exists():  # noqa: ASYNC110 - the daemon tells nobody when it is ready
-                    await trio.sleep(0.05)
-                async with AsyncExitStack() as stack:
-                    await talk(stack)
-        finally:
-            process.kill()
-            with trio.CancelScope(shield=True):
-                await process.wait()
-
-    async def talk(stack):
-        control = await Control().open(control_path, stack)
-        identity = dict(fields(await control.ask(IDENTIFY)))[4]
-        go_id = PeerId(base58.b58encode(dict(fields(identity))[1]).decode())
-        multiaddr = parts.load().Multiaddr
-        go_addresses = [str(multiaddr(body)) for number, body in fields(identity) if number == 2]
-
-        mesh = Mesh(
-            MeshSettings(seed=b"a" * 32, token=generate(), listen=("/ip4/127.0.0.1/tcp/0",), mdns=False),
-            SystemClock(),
-            random.Random(1),
-        )
-        our_id = base58.b58decode(mesh.peer_id)
+    async def talk(mesh, go):
         packets = []
         all_there = trio.Event()
 
@@ -133,56 +83,137 @@ def test_go(tmp_path, monkeypatch, security, we_dial):
                 await stream.write(data.upper())
 
         mesh.set_stream_handler("/upper/1", upper)
-        mesh.set_packet_handler("/edgevpn/0.1", on_packet)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(mesh.run)
-            epoch = epoch_at(mesh.settings.token, SystemClock().now().unix)
-            listener = await Control().open(control_path, stack)
-            await listener.ask(PUBSUB, field(8, field(1, SUBSCRIBE) + field(2, epoch.topic)))
-            if we_dial:
-                mesh.add_peer(go_id, go_addresses)
-            else:
-                addresses = b"".join(field(2, multiaddr(each).to_bytes()) for each in mesh.addresses())
-                await control.ask(CONNECT, field(2, field(1, our_id) + addresses + field(3, 10)))
-            async for event in mesh.events:
-                if event == PeerSubscribed(go_id):
-                    break
-            (view,) = [view for view in mesh.peers() if view.peer_id == go_id]
-            assert view.security == security
-            assert view.direction == ("outbound" if we_dial else "inbound")
+        mesh.set_packet_handler(PACKETS, on_packet)
+        await meet(mesh, go, we_dial=we_dial)
+        (view,) = [view for view in mesh.peers() if view.peer_id == go.id]
+        assert view.security == security
+        assert view.direction == ("outbound" if we_dial else "inbound")
+        (connection,) = (await trio.to_thread.run_sync(go.peers))[mesh.peer_id]["connections"]
+        assert connection["security"] == security
+        assert connection["muxer"] == "/yamux/1.0.0"
 
-            for plain in (b"small", random.Random(2).randbytes(300_000)):
-                await mesh.publish(plain)
-                while True:  # it hears itself too
-                    heard = dict(fields(await listener.reader.next() or b""))
-                    if heard[1] == our_id:
-                        break
-                assert seal.unseal(epoch.seal_key, envelope.decode(heard[2]).message) == plain
+        for plain in (b"small", random.Random(2).randbytes(300_000)):
+            await mesh.publish(plain)
+            heard = await go.aevent("message", **{"from": mesh.peer_id}, size=len(plain))
+            if "data" in heard:
+                assert data_of(heard) == plain
+            await go.ado("publish", data=plain[::-1])
+            message = await mesh.messages.receive()
+            assert (message.author, message.data) == (go.id, plain[::-1])
 
-                body = envelope.encode(envelope.Envelope(seal.seal(epoch.seal_key, plain[::-1])))
-                await control.ask(PUBSUB, field(8, field(1, PUBLISH) + field(2, epoch.topic) + field(3, body)))
-                message = await mesh.messages.receive()
-                assert (message.author, message.data) == (go_id, plain[::-1])
+        stream = (await go.ado("open_stream", peer=mesh.peer_id, protocol="/upper/1"))["stream"]
+        await go.ado("write_stream", stream=stream, data=b"abc" * 30_000)
+        assert data_of(await go.ado("read_stream", stream=stream, size=90_000)) == b"ABC" * 30_000
+        await go.ado("close_stream", stream=stream)
+        expected = [b"packet %d" % number for number in range(50)]
+        await go.ado("send_packet", peer=mesh.peer_id, packets=expected)
+        await all_there.wait()
+        assert sorted(packets) == sorted((go.id, packet) for packet in expected)
+        assert mesh.waiting() == []
 
-            async def go_stream(protocol):
-                opened = await Control().open(control_path, stack)
-                await opened.ask(STREAM_OPEN, field(3, field(1, our_id) + field(2, protocol) + field(3, 5)))
-                return opened.stream
+    run_beside(talk)
 
-            stream = await go_stream("/upper/1")
-            await stream.send_all(b"abc" * 30_000)
-            got = b""
-            while len(got) < 90_000:
-                got += await stream.receive_some(65536)
-            assert got == b"ABC" * 30_000
-            await stream.aclose()
-            for number in range(50):
-                stream = await go_stream("/edgevpn/0.1")
-                await stream.send_all(b"packet %d" % number)
-                await stream.aclose()
-            await all_there.wait()
-            assert sorted(packets) == sorted((go_id, b"packet %d" % number) for number in range(50))
-            assert mesh.waiting() == []
-            nursery.cancel_scope.cancel()
 
-    trio.run(main)
+def test_go_takes_packets_one_stream_each_and_many_on_one(run_beside):
+    """A frame of ours is a packet of theirs, whether the stream carries one or many (spec 8.1)."""
+
+    async def talk(mesh, go):
+        await go.ado("serve", protocol=PACKETS, mode="packets")
+        await meet(mesh, go)
+        expected = [b"one stream %d" % number for number in range(20)]
+        for packet in expected:
+            stream = await mesh.open_stream(go.id, PACKETS)
+            await stream.write(packet)
+            await stream.close()
+        long = await mesh.open_stream(go.id, PACKETS)
+        for number in range(200):
+            expected.append(b"long stream %d " % number + b"x" * (number * 7))
+            await long.write(expected[-1])
+        await long.close()
+        await go.aevent("packet", data=base64.b64encode(expected[-1]).decode())
+        await trio.to_thread.run_sync(
+            lambda: go.until(lambda: sorted(go.packets(mesh.peer_id)) == sorted(expected), "all packets, uncut")
+        )
+        counts = (await go.ado("packet_counts"))["peers"][mesh.peer_id]
+        assert (counts["streams"], counts["packets"]) == (21, 220)
+
+    run_beside(talk)
+
+
+def test_go_sends_many_packets_on_one_stream(run_beside):
+    async def talk(mesh, go):
+        expected = [b"packet %d" % number for number in range(100)]
+        packets = []
+        all_there = trio.Event()
+
+        def on_packet(_peer, packet):
+            packets.append(packet)
+            if len(packets) == len(expected):
+                all_there.set()
+
+        mesh.set_packet_handler(PACKETS, on_packet)
+        await meet(mesh, go)
+        await go.ado("send_packet", peer=mesh.peer_id, packets=expected, long=True)
+        await all_there.wait()
+        assert packets == expected
+
+    run_beside(talk)
+
+
+def test_go_identify(run_beside):
+    """What each side says of itself (spec 7), also when it changes later."""
+
+    async def talk(mesh, go):
+        await meet(mesh, go)
+        said = (await trio.to_thread.run_sync(go.peers))[mesh.peer_id]
+        assert (said["agent"], said["protocol_version"]) == ("edgevpn", "")
+        assert {"/ipfs/id/1.0.0", "/ipfs/id/push/1.0.0", "/ipfs/ping/1.0.0", "/meshsub/1.1.0"} <= set(said["protocols"])
+        assert not [each for each in said["protocols"] if each.startswith("/edgevpn")]
+        assert said["addrs"] == mesh.addresses()
+        assert said["observed"].startswith("/ip4/127.0.0.1/tcp/")
+
+        mesh.set_packet_handler(PACKETS, lambda _peer, _packet: None)
+        await trio.to_thread.run_sync(
+            lambda: go.until(lambda: PACKETS in go.peers()[mesh.peer_id]["protocols"], "our push")
+        )
+        await go.ado("serve", protocol=PACKETS, mode="packets")
+        (view,) = mesh.peers()
+        assert view.agent == "edgevpn"
+        while PACKETS not in mesh.peers()[0].protocols:  # noqa: ASYNC110 - nobody is told of identify pushes
+            await trio.sleep(0.05)
+
+    run_beside(talk)
+
+
+def test_go_is_told_na_for_what_we_do_not_serve(run_beside):
+    async def talk(mesh, go):
+        await meet(mesh, go)
+        with pytest.raises(GoError, match="protocols not supported"):
+            await go.ado("open_stream", peer=mesh.peer_id, protocol="/edgevpn/egress/0.1")
+        with pytest.raises(PeerError):
+            await mesh.open_stream(go.id, "/edgevpn/egress/0.1")
+
+    run_beside(talk)
+
+
+def test_go_as_a_direct_peer_hears_us(run_beside, go_peer):
+    """EdgeVPN refuses the GRAFT of its bootstrap peers and floods to them all the same (spec 4.5)."""
+
+    async def talk(mesh, go):
+        await meet(mesh, go)
+        direct = f"{mesh.addresses()[0]}/p2p/{mesh.peer_id}"
+        token = encode(mesh.settings.token)
+        other = await trio.to_thread.run_sync(lambda: go_peer(token=token, direct=[direct]))
+        async for event in mesh.events:  # gossipsub dials its direct peers by itself
+            if event == PeerSubscribed(other.id):
+                break
+        await other.aevent("subscribed", peer=mesh.peer_id)
+        for number in range(3):
+            await mesh.publish(b"to both %d" % number)
+            for peer in (go, other):
+                await peer.aevent("message", data=base64.b64encode(b"to both %d" % number).decode())
+            await other.ado("publish", data=b"from a direct peer %d" % number)
+            message = await mesh.messages.receive()
+            assert (message.author, message.data) == (other.id, b"from a direct peer %d" % number)
+
+    run_beside(talk)
