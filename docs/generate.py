@@ -31,7 +31,6 @@ _MARK = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end of \2 -->)", 
 # --- cloud-config keys that have no effect yet -----------------------------------------------------------------------
 
 NOT_YET = {
-    "p2p.dns": "not yet: the daemon has no name server and says so",
     "p2p.disable_dht": "without effect: there is no DHT in this version",
     "p2p.dynamic_roles": "not yet: roles of nodes that are gone are kept",
     "k0s": "not yet: refused with an error",
@@ -68,6 +67,9 @@ REMEDIES = {
     "lease-not-saved": "free the disk, remount it for writing",
     "state-not-saved": "free the disk: after a power cut this node knows only what was saved",
     "setting-without-effect": "take it out of `p2p.vpn.env`",
+    "dns-not-listening": "another program holds the address (`ss -lunp`), or it is none of this machine: another "
+    "`DNSADDRESS` in `p2p.vpn.env`",
+    "dns-forward-loop": "another `DNSFORWARDSERVER` in `p2p.vpn.env`: not this machine's own resolver, which asks this node",
     "name-taken": "another name; or end that node and wait eight minutes. `--privkey-cache` keeps a command's identity, and "
     "so its names, over a restart",
     "service-not-exposed": "is `service add` running on the other node, with this name and token?",
@@ -113,6 +115,7 @@ _EXAMPLES: dict[str, Any] = {
     "key": "26f944cfa97845d9",
     "kind": "service",
     "known": 0,
+    "listen": "127.0.0.1:53",
     "minutes": 20,
     "mode": "enforce",
     "name": "web",
@@ -125,9 +128,11 @@ _EXAMPLES: dict[str, Any] = {
     "reason": "no interface is up",
     "seconds": 95,
     "seen": 1,
+    "server": "127.0.0.53:53",
     "service": "k3s",
     "signing": ("12D3KooW...",),
     "size": 254,
+    "transport": "UDP",
     "unsigned": ("12D3KooW...",),
     "variable": "EGRESS",
     "want": 2,
@@ -138,6 +143,7 @@ _EXAMPLES: dict[str, Any] = {
 _SPECIAL: dict[tuple[str, str], Any] = {
     ("address-taken", "interface"): "eth1",
     ("lease-listening", "seconds"): 1.5,
+    ("dns-not-listening", "problem"): "Address already in use",
     ("refused", "detail"): "/etc is read-only",
     ("state-not-saved", "problem"): "the disk is full",
     ("settling", "seen"): 2,

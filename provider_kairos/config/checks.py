@@ -101,8 +101,6 @@ def _without_effect(settings: Settings, say: _Say) -> None:
     assert settings.p2p is not None
     if settings.p2p.dynamic_roles:
         say("p2p.dynamic_roles", "has no effect: roles of vanished nodes are not freed by this version")
-    if settings.p2p.dns:
-        say("p2p.dns", "has no effect: the name server is not part of this version")
     if settings.kubevip_enabled():
         say("kubevip", "is not part of this version: a master that coordinates refuses to start with it")
 

@@ -68,8 +68,10 @@ MakeServices = Callable[[Parts], Sequence[NodeService]]
 
 def configured(parts: Parts) -> list[NodeService]:
     """The services that the settings ask for."""
-    from provider_kairos.daemon.trust_service import TrustService  # noqa: PLC0415 - services are made from Parts
+    from provider_kairos.daemon.dns_service import DnsService  # noqa: PLC0415 - services are made from Parts
+    from provider_kairos.daemon.trust_service import TrustService  # noqa: PLC0415 - likewise
 
     return [
         *([TrustService(parts)] if parts.settings.trust.guard else []),
+        *([DnsService.of(parts)] if parts.settings.dns.listen else []),
     ]

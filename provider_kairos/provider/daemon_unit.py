@@ -173,7 +173,9 @@ def set_up_daemon(machine: Machine, settings: Settings, api: str, program: Daemo
     vpn = settings.vpn_created()
     environment = daemon_environment(settings, api, edgevpn=program.edgevpn)
     if settings.p2p is not None and settings.p2p.dns:
-        log.warning("p2p.dns: the resolver of this machine is left as it is; point it at 127.0.0.1 yourself")
+        log.info(
+            "names of the mesh are answered at %s; this machine's resolver is left as it is", environment["DNSADDRESS"]
+        )
     unit, service = (VPN_UNIT, VPN_SERVICE) if vpn else (API_UNIT, API_SERVICE)
     if not machine.openrc:
         _retire(machine, *((API_UNIT, API_SERVICE) if vpn else (VPN_UNIT, VPN_SERVICE)))

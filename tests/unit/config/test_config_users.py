@@ -66,7 +66,7 @@ ONE_TIME = {
 }
 
 
-NOT_YET = {"E": ["kubevip"], "H": ["p2p.dns"], "M": ["p2p.dns"]}
+NOT_YET = {"E": ["kubevip"]}
 """What this version reads and does not act on is said, and nothing else."""
 
 
