@@ -6,12 +6,28 @@ thread. Only :meth:`Backend.wait_revision` waits, and it may be cancelled at any
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
-from provider_kairos.api.model import StatusDocument, Traffic
+from provider_kairos.api.events import EventLog
+from provider_kairos.api.model import ProviderDocument, StatusDocument, Traffic
+from provider_kairos.ledger.entry import Entry
+from provider_kairos.ledger.model import Written
 
-__all__ = ["Backend", "PeerGate"]
+__all__ = ["Backend", "EventSource", "PeerGate"]
+
+
+class EventSource(Protocol):
+    """What a stream of events reads."""
+
+    @property
+    def log(self) -> EventLog:
+        """What happened lately."""
+        ...
+
+    def present(self, kinds: Collection[str]) -> Iterable[tuple[str, Mapping[str, Any]]]:
+        """Kind and data of events that together describe the present state, records apart."""
+        ...
 
 
 class PeerGate(Protocol):
@@ -68,21 +84,38 @@ class Backend(Protocol):
         """Text of one record, None when it is absent."""
         ...
 
+    def bucket_names(self) -> Collection[str]:
+        """Every bucket, also those that hold tombstones only."""
+        ...
+
+    def entries(self, bucket: str) -> Mapping[str, Entry]:
+        """Key to entry of one bucket, tombstones included; empty when it is absent."""
+        ...
+
+    def entry(self, bucket: str, key: str) -> Entry | None:
+        """One entry, tombstones included; None when there never was one, or it is forgotten."""
+        ...
+
     async def wait_revision(self, since: int, buckets: frozenset[str]) -> int:
         """The present revision, as soon as one of ``buckets`` (empty: any) changed after revision ``since``."""
         ...
 
+    @property
+    def events(self) -> EventSource:
+        """What happens, and the present state of what is no record."""
+        ...
+
     # -- ledger, writing: all return at once; the daemon defends the write for 20 s (EdgeVPN's Persist)
 
-    def persist(self, bucket: str, key: str, text: str) -> None:
+    def persist(self, bucket: str, key: str, text: str) -> Written:
         """Write one record."""
         ...
 
-    def delete_key(self, bucket: str, key: str) -> None:
+    def delete_key(self, bucket: str, key: str) -> Written:
         """Delete one record."""
         ...
 
-    def delete_bucket(self, bucket: str) -> None:
+    def delete_bucket(self, bucket: str) -> Written:
         """Delete every record of a bucket."""
         ...
 
@@ -127,10 +160,19 @@ class Backend(Protocol):
         ...
 
     @property
+    def debug(self) -> bool:
+        """Whether ``/debug`` is served."""
+        ...
+
+    @property
     def gate(self) -> PeerGate | None:
         """The peer gate; None when this node has none."""
         ...
 
+    def provider(self) -> ProviderDocument | None:
+        """What the provider of this machine says of itself; None where it says nothing."""
+        ...
+
     def status(self) -> StatusDocument:
-        """The document of GET /api/v1/status."""
+        """The document of GET /v1/status."""
         ...

@@ -80,6 +80,8 @@ class Response:
     close: bool = False
     stream: Callable[[Send], Awaitable[None]] | None = None
     """Writes the body piece by piece, for as long as it likes; ended when the client goes away."""
+    done: Callable[[], None] = lambda: None
+    """Called when the stream has ended, however it did."""
 
 
 Send = Callable[[bytes], Awaitable[None]]
@@ -151,7 +153,10 @@ class _Server:
                 if response.stream is None:
                     await self._send(response)
                 else:
-                    await self._send_stream(response, response.stream)
+                    try:
+                        await self._send_stream(response, response.stream)
+                    finally:
+                        response.done()
                 self._release()
                 if response.close or self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
                     return

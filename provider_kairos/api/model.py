@@ -2,7 +2,7 @@
 
 Specification: spec/edgevpn.md 11.2, 11.3 and spec/provider.md 4.1, 4.3. The first half are EdgeVPN's records: exact
 field names in Go's order, because Go prints a structure in the order in which it is declared and people compare text.
-The second half is ours (``/api/v1``, snake_case, ``schema: 1``).
+The second half is ours (``/v1``, snake_case, ``schema: 1``).
 
 **The coding of values, three layers.** To store the value ``v``:
 
@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 SCHEMA: Final = 1
-"""Version of the documents under ``/api/v1``; grows when a field changes its meaning or goes away."""
+"""Version of the documents under ``/v1``; grows when a field changes its meaning or goes away."""
 
 
 class ValueCodingError(PeerError):
@@ -213,6 +213,7 @@ class PeerStatus(TypedDict):
     direction: str | None
     security: str | None
     rtt_ms: float | None
+    agent: str | None
     addresses: list[str]
     last_error: str | None
 
@@ -236,8 +237,20 @@ class VpnStatus(TypedDict):
     mtu: int | None
 
 
+class ConnectionsStatus(TypedDict):
+    """Connections of the mesh. ``members`` are those of peers that the ledger knows; ``known`` counts peers."""
+
+    open: int
+    inbound: int
+    members: int
+    known: int
+    low: int
+    high: int
+    most: int
+
+
 class StatusDocument(TypedDict):
-    """GET /api/v1/status. ``ready`` means: mesh joined, ledger alive, and an address where a VPN is wanted."""
+    """GET /v1/status. ``ready`` means: mesh joined, ledger alive, and an address where a VPN is wanted."""
 
     schema: int
     instance: str
@@ -251,12 +264,13 @@ class StatusDocument(TypedDict):
     vpn: VpnStatus
     ledger: LedgerStatus
     peers: list[PeerStatus]
+    connections: ConnectionsStatus
     counters: dict[str, int]
     extra: NotRequired[dict[str, object]]
 
 
 class WatchDocument(TypedDict):
-    """GET /api/v1/watch. ``instance`` changes when the daemon restarts; revisions compare within one instance only."""
+    """GET /v1/watch. ``instance`` changes when the daemon restarts; revisions compare within one instance only."""
 
     schema: int
     instance: str
@@ -267,7 +281,8 @@ class WatchDocument(TypedDict):
 class ProviderDocument(TypedDict, total=False):
     """``/run/kairos-p2p/provider.json``: what the provider of this machine says of itself (``provider.status``).
 
-    Texts are empty where nothing is known. ``configured`` means: the role is carried out, nothing is left to do.
+    Null where nothing is known. ``configured`` means: the role is carried out, nothing is left to do; ``ready``: the
+    service says that it is up; ``error``: a configuration that cannot work.
     """
 
     schema: int
@@ -276,14 +291,16 @@ class ProviderDocument(TypedDict, total=False):
     uptime: float
     uuid: str
     network_id: str
-    role: str
-    leader: str
-    first_master: str
-    address: str
+    role: str | None
+    leader: str | None
+    first_master: str | None
+    address: str | None
     api: str
     minimum_nodes: int | None
-    distribution: str
-    service: str
+    distribution: str | None
+    service: str | None
     configured: bool
+    ready: bool
+    error: str | None
     phases: list[PhaseStatus]
     waiting: list[Mapping[str, object]]

@@ -1,8 +1,9 @@
 """From method and path to a handler: a table of patterns, and the answers for what fits none.
 
-Specification: spec/edgevpn.md 11.1 and 17. Patterns are segments, ``:name`` takes any one non-empty segment. A known
-path with another method is 405 with ``Allow`` (HEAD too), OPTIONS is 204, an unknown path 404, a broken percent
-escape 400. The path rule itself is in ``paths``.
+Specification: spec/edgevpn.md 11.1 and 17. Patterns are segments, ``:name`` takes any one non-empty segment,
+``:name?`` an empty one too, ``*`` at the end whatever is left. A known path with another method is 405 with ``Allow``
+(HEAD too), OPTIONS is 204, an unknown path 404, a broken percent escape 400. The path rules themselves are in
+``paths``. Refusals under ``/v1`` carry a word for programs (``code``) beside EdgeVPN's ``message``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from urllib.parse import parse_qs
 
 from provider_kairos.api.gotext import indent
 from provider_kairos.api.http import Request, Response
-from provider_kairos.api.paths import PathError, route_path
+from provider_kairos.api.paths import PathError, is_native, native_segments, route_path
 from provider_kairos.errors import HostError
 from provider_kairos.token import gojson
 
@@ -39,12 +40,16 @@ class Json:
 
 
 class HttpError(Exception):
-    """Answer with ``status`` and ``{"message": ...}``."""
+    """Answer with ``status`` and ``{"message": ...}``; ``code`` says it to programs where that is wanted."""
 
-    def __init__(self, status: HTTPStatus, message: str = "") -> None:
+    def __init__(
+        self, status: HTTPStatus, message: str = "", *, code: str = "", headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message or status.phrase
+        self.code = code or status.phrase.lower().replace(" ", "-")
+        self.headers = headers
 
 
 RouteHandler = Callable[[Call], Awaitable[Any]]
@@ -62,14 +67,16 @@ class Route:
     def match(self, segments: Sequence[str]) -> dict[str, str] | None:
         """Values of the parameters, or None when the path does not fit."""
         own = self.pattern.split("/")
+        if own[-1] == "*":
+            own, segments = own[:-1], segments[: len(own) - 1]
         if len(own) != len(segments):
             return None
         params: dict[str, str] = {}
         for pattern, segment in zip(own, segments, strict=True):
             if pattern.startswith(":"):
-                if not segment:
+                if not segment and not pattern.endswith("?"):
                     return None
-                params[pattern[1:]] = segment
+                params[pattern[1:].removesuffix("?")] = segment
             elif pattern != segment:
                 return None
         return params
@@ -83,21 +90,31 @@ class Router:
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request; raises only what a handler raises by mistake."""
+        native = is_native(request.target)
         try:
-            path, query_text = route_path(request.target)
+            if native:
+                segments, query_text = native_segments(request.target)
+            else:
+                path, query_text = route_path(request.target)
+                segments = path.split("/")
             query = parse_qs(query_text, keep_blank_values=True, max_num_fields=256, errors="replace")
         except (PathError, ValueError):
             return Response(HTTPStatus.BAD_REQUEST, b"400 Bad Request", "text/plain; charset=utf-8", close=True)
         pretty = "pretty" in query
         try:
-            return await self._dispatch(request, path, query, pretty=pretty)
+            return await self._dispatch(request, segments, query, pretty=pretty)
         except HostError as error:  # the machine refuses, such as a full disk: the text names the remedy
-            return _json(HTTPStatus.SERVICE_UNAVAILABLE, {"message": str(error)}, pretty=pretty)
+            refusal = HttpError(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         except HttpError as error:
-            return _json(error.status, {"message": error.message}, pretty=pretty)
+            refusal = error
+        if request.method == "OPTIONS" and refusal.status is HTTPStatus.METHOD_NOT_ALLOWED:
+            return Response(HTTPStatus.NO_CONTENT, content_type="", headers=refusal.headers)
+        said = {"code": refusal.code, "message": refusal.message} if native else {"message": refusal.message}
+        return _json(refusal.status, said, pretty=pretty, headers=refusal.headers)
 
-    async def _dispatch(self, request: Request, path: str, query: dict[str, list[str]], *, pretty: bool) -> Response:
-        segments = path.split("/")
+    async def _dispatch(
+        self, request: Request, segments: Sequence[str], query: dict[str, list[str]], *, pretty: bool
+    ) -> Response:
         fitting = [(route, params) for route in self._routes if (params := route.match(segments)) is not None]
         if not fitting:
             raise HttpError(HTTPStatus.NOT_FOUND)
@@ -106,10 +123,7 @@ class Router:
                 value = await route.handler(Call(request, params, query))
                 return value if isinstance(value, Response) else _json(HTTPStatus.OK, value, pretty=pretty)
         allow = ("Allow", ", ".join(["OPTIONS", *sorted({route.method for route, _ in fitting})]))
-        if request.method == "OPTIONS":
-            return Response(HTTPStatus.NO_CONTENT, content_type="", headers=[allow])
-        refusal = {"message": HTTPStatus.METHOD_NOT_ALLOWED.phrase}
-        return _json(HTTPStatus.METHOD_NOT_ALLOWED, refusal, pretty=pretty, headers=[allow])
+        raise HttpError(HTTPStatus.METHOD_NOT_ALLOWED, headers=[allow])
 
 
 def _json(status: HTTPStatus, value: Any, *, pretty: bool, headers: Sequence[tuple[str, str]] = ()) -> Response:

@@ -1,7 +1,7 @@
 """EdgeVPN's routes over a :class:`~provider_kairos.api.backend.Backend`.
 
 Specification: spec/edgevpn.md 11.2 and 17. ``/api/peergate`` exists only where the node has a peer gate, as in
-EdgeVPN. Not here: the web page, the profiler.
+EdgeVPN. What stands in the place of its web page is in ``landing``, in that of its profiler in ``debug``.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import trio
 from provider_kairos.api.address import parse_address
 from provider_kairos.api.backend import Backend
 from provider_kairos.api.http import Limits, Load, serve_connection
+from provider_kairos.api.landing import landing_routes
 from provider_kairos.api.listener import open_listener
 from provider_kairos.api.native import native_routes
 from provider_kairos.api.router import Router
@@ -66,7 +67,12 @@ def _make_room(load: Load, limits: Limits) -> bool:
 
 def routes(backend: Backend) -> Router:
     """All routes of the daemon."""
-    return Router([*edgevpn_routes(backend), *native_routes(backend)])
+    table = [*edgevpn_routes(backend), *native_routes(backend), *landing_routes()]
+    if backend.debug:
+        from provider_kairos.api.debug import debug_routes  # noqa: PLC0415 - hardly ever wanted
+
+        table += debug_routes()
+    return Router(table)
 
 
 async def serve(

@@ -6,20 +6,23 @@ ledger_text("10.1.0.1"))`` is a daemon that has heard of a master.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 import trio
 
 from provider_kairos.api.backend import PeerGate
+from provider_kairos.api.events import EventLog
 from provider_kairos.api.http import Limits
-from provider_kairos.api.model import StatusDocument, Traffic
+from provider_kairos.api.model import PeerStatus, ProviderDocument, StatusDocument, Traffic
 from provider_kairos.api.revisions import Revisions
 from provider_kairos.api.server import serve
+from provider_kairos.ledger.entry import Entry
+from provider_kairos.ledger.model import Rejection, Written
 from provider_kairos.token import gojson
 
-__all__ = ["PEER", "FakeBackend", "FakeGate", "ask", "raw_exchange", "serving"]
+__all__ = ["PEER", "FakeBackend", "FakeEvents", "FakeGate", "ask", "raw_exchange", "serving"]
 
 PEER = "12D3KooWExWTbqjm7iCZKTHZrrbhhrSjWbE6kPbUQstnNBUUMNU1"
 
@@ -33,6 +36,18 @@ class FakeGate:
     def switch(self, *, on: bool) -> None:
         """At once."""
         self.enabled = on
+
+
+class FakeEvents:
+    """An event log, and a present state that is what it was set to."""
+
+    def __init__(self, log: EventLog | None = None) -> None:
+        self.log = log or EventLog()
+        self.state: list[tuple[str, Mapping[str, Any]]] = []
+
+    def present(self, kinds: Collection[str]) -> list[tuple[str, Mapping[str, Any]]]:
+        """The events of ``state`` that are wanted."""
+        return [each for each in self.state if each[0] in kinds]
 
 
 class FakeBackend:
@@ -54,6 +69,14 @@ class FakeBackend:
         self.protocols: dict[str, Traffic] = {}
         self.peers: dict[str, Traffic] = {}
         self.gate: PeerGate | None = None
+        self.debug = False
+        self.events = FakeEvents()
+        self.authors: dict[tuple[str, str], str] = {}
+        self.graves: set[tuple[str, str]] = set()
+        self.document: ProviderDocument | None = None
+        self.others: list[PeerStatus] = []
+        self.counters: dict[str, int] = {}
+        self.reasons: list[Mapping[str, object]] = []
         self.waiting = 0
         self.flushed = 0
 
@@ -78,6 +101,23 @@ class FakeBackend:
         """One record."""
         return self.data.get(bucket, {}).get(key)
 
+    def bucket_names(self) -> set[str]:
+        """Buckets with records or tombstones."""
+        return {name for name, keys in self.data.items() if keys} | {bucket for bucket, _ in self.graves}
+
+    def entries(self, bucket: str) -> dict[str, Entry]:
+        """Entries as of :meth:`entry`."""
+        keys = {*self.data.get(bucket, {}), *(key for name, key in self.graves if name == bucket)}
+        return {key: entry for key in keys if (entry := self.entry(bucket, key)) is not None}
+
+    def entry(self, bucket: str, key: str) -> Entry | None:
+        """A record of ``authors``, else of ours; what was deleted is a tombstone."""
+        text = self.data.get(bucket, {}).get(key)
+        if text is None and (bucket, key) not in self.graves:
+            return None
+        author = self.authors.get((bucket, key), self.peer_id)
+        return Entry(text or "", author, 2**60 + 1, int(self.now), deleted=text is None, sig=b"signature")
+
     async def wait_revision(self, since: int, buckets: frozenset[str]) -> int:
         """Wait as the daemon does; ``waiting`` counts the waiters."""
         self.waiting += 1
@@ -86,20 +126,40 @@ class FakeBackend:
         finally:
             self.waiting -= 1
 
-    def persist(self, bucket: str, key: str, text: str) -> None:
-        """Write."""
-        self.data.setdefault(bucket, {})[key] = text
-        self.revisions.changed([bucket])
+    def persist(self, bucket: str, key: str, text: str) -> Written:
+        """Write; a record of somebody else (``authors``) is refused."""
+        if refused := self._refused(bucket, key):
+            return Written(refused=refused)
+        self.graves.discard((bucket, key))
+        changed = self.data.setdefault(bucket, {}).get(key) != text
+        self.data[bucket][key] = text
+        return self._changed({(bucket, key)} if changed else set())
 
-    def delete_key(self, bucket: str, key: str) -> None:
+    def delete_key(self, bucket: str, key: str) -> Written:
         """Delete a record."""
-        if self.data.get(bucket, {}).pop(key, None) is not None:
-            self.revisions.changed([bucket])
+        if key not in self.data.get(bucket, {}):
+            return Written()
+        if refused := self._refused(bucket, key):
+            return Written(refused=refused)
+        del self.data[bucket][key]
+        self.graves.add((bucket, key))
+        return self._changed({(bucket, key)})
 
-    def delete_bucket(self, bucket: str) -> None:
+    def delete_bucket(self, bucket: str) -> Written:
         """Delete a bucket."""
-        if self.data.pop(bucket, None):
-            self.revisions.changed([bucket])
+        done = [self.delete_key(bucket, key) for key in list(self.data.get(bucket, {}))]
+        changed = frozenset[tuple[str, str]]().union(*(each.changed for each in done))
+        return Written(changed, tuple(refusal for each in done for refusal in each.refused))
+
+    def _refused(self, bucket: str, key: str) -> tuple[Rejection, ...]:
+        owner = self.authors.get((bucket, key), self.peer_id)
+        return () if owner == self.peer_id else (Rejection(bucket, key, owner, "it belongs to a live peer"),)
+
+    def _changed(self, places: set[tuple[str, str]]) -> Written:
+        if places:
+            self.revisions.changed({bucket for bucket, _ in places})
+            self.events.log.records(places)
+        return Written(frozenset(places))
 
     async def persisted(self) -> None:
         """At once; ``flushed`` counts."""
@@ -138,9 +198,35 @@ class FakeBackend:
         """As set."""
         return self.is_healthy
 
+    def provider(self) -> ProviderDocument | None:
+        """As set."""
+        return self.document
+
     def status(self) -> StatusDocument:
-        """A minimal document."""
-        return cast("StatusDocument", {"schema": 1, "instance": self.instance, "ready": True, "peer_id": self.peer_id})
+        """A whole document; what matters of it may be set."""
+        current = self.current()
+        return {
+            "schema": 1,
+            "instance": self.instance,
+            "version": "0.0",
+            "peer_id": self.peer_id,
+            "hostname": "fake",
+            "ready": True,
+            "uptime_seconds": 1.5,
+            "phases": [{"name": "mesh", "state": "done", "seconds": 0.5}],
+            "waiting": self.reasons,
+            "vpn": {"enabled": True, "interface": "edgevpn0", "address": "10.1.0.1/24", "mtu": 1200},
+            "ledger": {
+                "index": self.block_index,
+                "revision": self.revision,
+                "ownership": "enforce",
+                "buckets": len(current),
+                "records": sum(map(len, current.values())),
+            },
+            "peers": self.others,
+            "connections": {"open": 0, "inbound": 0, "members": 0, "known": 1, "low": 0, "high": 0, "most": 0},
+            "counters": self.counters,
+        }
 
 
 @asynccontextmanager

@@ -6,11 +6,14 @@ import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from provider_kairos.api.backend import PeerGate
-from provider_kairos.api.model import StatusDocument, Traffic
+from provider_kairos.api.model import ProviderDocument, StatusDocument, Traffic
 from provider_kairos.clock import Clock
+from provider_kairos.daemon.event_feed import EventFeed
 from provider_kairos.daemon.ledger_service import LedgerService
 from provider_kairos.daemon.parts import HasGate, NodeService
 from provider_kairos.ledger.block import encode
+from provider_kairos.ledger.entry import Entry
+from provider_kairos.ledger.model import RecordKey, Written
 from provider_kairos.mesh.node import Mesh
 
 __all__ = ["DaemonBackend"]
@@ -27,6 +30,8 @@ class DaemonBackend:
         status: Callable[[str], StatusDocument],
         healthy: Callable[[], bool],
         *,
+        feed: EventFeed,
+        debug: bool = False,
         services: Sequence[NodeService] = (),
     ) -> None:
         self._ledger = ledger
@@ -34,6 +39,8 @@ class DaemonBackend:
         self._clock = clock
         self._status = status
         self._healthy = healthy
+        self._feed = feed
+        self.debug = debug
         self._gate = next((service.gate for service in services if isinstance(service, HasGate)), None)
         self._instance = secrets.token_hex(8)
 
@@ -77,18 +84,36 @@ class DaemonBackend:
         """Wait for a change of one of the buckets."""
         return await self._ledger.wait_revision(since, buckets)
 
-    def persist(self, bucket: str, key: str, text: str) -> None:
+    def bucket_names(self) -> Collection[str]:
+        """Every bucket, also those that hold tombstones only."""
+        return self._ledger.ledger.block.storage.keys()
+
+    def entries(self, bucket: str) -> Mapping[str, Entry]:
+        """Key to entry of one bucket, tombstones included."""
+        return self._ledger.ledger.block.storage.get(bucket, {})
+
+    def entry(self, bucket: str, key: str) -> Entry | None:
+        """One entry, tombstones included."""
+        return self._ledger.ledger.entry(bucket, key)
+
+    @property
+    def events(self) -> EventFeed:
+        """What happens."""
+        return self._feed
+
+    def persist(self, bucket: str, key: str, text: str) -> Written:
         """Write one record and defend it for 20 s."""
-        self._ledger.persist(bucket, key, text)
+        return self._ledger.persist(bucket, key, text)
 
-    def delete_key(self, bucket: str, key: str) -> None:
+    def delete_key(self, bucket: str, key: str) -> Written:
         """Delete one record and defend the deletion for 20 s."""
-        self._ledger.persist_delete(bucket, key)
+        return self._ledger.persist_delete(bucket, key)
 
-    def delete_bucket(self, bucket: str) -> None:
+    def delete_bucket(self, bucket: str) -> Written:
         """Delete every record of a bucket."""
-        for key in self._ledger.ledger.bucket(bucket) or {}:
-            self._ledger.persist_delete(bucket, key)
+        done = [self._ledger.persist_delete(bucket, key) for key in self._ledger.ledger.bucket(bucket) or {}]
+        changed = frozenset[RecordKey]().union(*(each.changed for each in done))
+        return Written(changed, tuple(refusal for each in done for refusal in each.refused))
 
     async def persisted(self) -> None:
         """Wait until what was written is safe on disk."""
@@ -131,6 +156,10 @@ class DaemonBackend:
         """The gate of the service that has one."""
         return self._gate
 
+    def provider(self) -> ProviderDocument | None:
+        """What the provider of this machine says of itself."""
+        return self._feed.provider()
+
     def status(self) -> StatusDocument:
-        """The document of GET /api/v1/status."""
+        """The document of GET /v1/status."""
         return self._status(self._instance)

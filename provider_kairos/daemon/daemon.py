@@ -18,6 +18,7 @@ from provider_kairos.api.address import parse_unix_mode
 from provider_kairos.api.server import serve
 from provider_kairos.clock import Clock
 from provider_kairos.daemon.backend import DaemonBackend
+from provider_kairos.daemon.event_feed import EventFeed
 from provider_kairos.daemon.lease_service import LeaseService, RoleOnDisk
 from provider_kairos.daemon.ledger_service import LedgerService
 from provider_kairos.daemon.parts import MakeServices, Parts, configured
@@ -80,10 +81,12 @@ class Daemon:
         self.services = services(Parts(settings, self.ledger, self.mesh, clock, rng))
         self._status = StatusReporter(settings, clock, self.phases, self.ledger, self.mesh, self.vpn, self.services)
         self.backend = DaemonBackend(
-            self.ledger, self.mesh, clock, self._status.document, self._healthy, services=self.services
+            self.ledger, self.mesh, clock, self._status.document, self._healthy, feed=self.feed, services=self.services
         )
 
     def _healthy(self) -> bool:
+        self.feed = EventFeed(self._status, self.mesh.peers)
+        self.ledger.on_changed = self.feed.records_changed
         return not self._supervisor.broken
 
     def _connected(self) -> frozenset[PeerId]:
@@ -103,6 +106,8 @@ class Daemon:
             if self.vpn is None:
                 # says to our own nodes that we are none that waits for an address
                 self.ledger.announce(LEASE_BUCKET, self.mesh.peer_id, LeaseNote(LeaseState.NONE).text())
+            nursery.start_soon(self._supervisor.keep, "event-feed", self.feed.run)
+            nursery.start_soon(self._supervisor.keep, "members", self._keep_members)
             if self.vpn is not None and self.lease is not None:
                 nursery.start_soon(self._supervisor.keep, "vpn", self.vpn.run)
                 nursery.start_soon(self._supervisor.keep, "lease", self.lease.run)
@@ -142,6 +147,7 @@ class Daemon:
                         self.vpn.forget(peer)
                 case EpochChanged(counter):
                     log.info("epoch %d: topic and seal key changed", counter)
+            self.feed.mesh_event(event)
             if self.lease is not None:
                 self.lease.poke()
             if self.vpn is not None:

@@ -20,7 +20,7 @@ from provider_kairos.daemon.logs import OncePer
 from provider_kairos.errors import HostError, PeerError
 from provider_kairos.ids import PeerId
 from provider_kairos.ledger.engine import Ledger
-from provider_kairos.ledger.model import Broadcast, Changed, Forgotten, Persist, Row, Written
+from provider_kairos.ledger.model import Broadcast, Changed, Forgotten, Persist, RecordKey, Row, Written
 
 __all__ = ["LedgerService"]
 
@@ -70,6 +70,8 @@ class LedgerService:
         self._bucket_revision: OrderedDict[str, int] = OrderedDict()
         self._older = 0
         self._changed = trio.Event()
+        self.on_changed: Callable[[frozenset[RecordKey]], None] = lambda _places: None
+        """Told which records look different now; must not write to the ledger."""
         self._once_per = OncePer()
 
     # -- reading
@@ -267,6 +269,7 @@ class LedgerService:
                     self._keep_rows(effect)
                 case Changed(keys):
                     self._mark_changed({bucket for bucket, _key in keys})
+                    self.on_changed(keys)
         self._poke.set()
 
 

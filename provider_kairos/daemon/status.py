@@ -1,4 +1,4 @@
-"""What the daemon says about itself: the document of ``GET /api/v1/status`` (schema 1).
+"""What the daemon says about itself: the document of ``GET /v1/status`` (schema 1).
 
 Three facts about a peer stand apart, because users lose hours when they are mixed: it is in the ledger (heartbeat),
 it is in our topic, it is connected.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from provider_kairos import __version__
-from provider_kairos.api.model import SCHEMA, PeerStatus, PhaseStatus, StatusDocument, VpnStatus
+from provider_kairos.api.model import SCHEMA, ConnectionsStatus, PeerStatus, PhaseStatus, StatusDocument, VpnStatus
 from provider_kairos.clock import Clock
 from provider_kairos.daemon.ledger_service import LedgerService
 from provider_kairos.daemon.parts import NodeService
@@ -109,17 +109,14 @@ class StatusReporter:
         reasons += [NotConfigured(name, why) for name, why in self.settings.not_acted_on]
         return list(dict.fromkeys(reasons))
 
-    def document(self, instance: str) -> StatusDocument:
-        """The whole document."""
-        ledger = self.ledger.ledger
-        current = ledger.current()
-        vpn: VpnStatus = {"enabled": False, "interface": None, "address": None, "mtu": None}
-        counters = Counter(ledger.counters) + Counter(self.ledger.counters) + Counter(self.mesh.counters)
-        if self.vpn is not None:
-            vpn = self.vpn.status()
-            counters += self.vpn.counters
-        for service in self.services:
-            counters += service.counters
+    def vpn_status(self) -> VpnStatus:
+        """Interface and address."""
+        if self.vpn is None:
+            return {"enabled": False, "interface": None, "address": None, "mtu": None}
+        return self.vpn.status()
+
+    def progress(self) -> tuple[bool, list[PhaseStatus]]:
+        """Whether the node is ready, and its phases."""
         alone = not any(peer.on_topic for peer in self.mesh.peers())
         if not alone:
             self.phases.reach("peers")
@@ -127,17 +124,29 @@ class StatusReporter:
         needless = {"peers", "ledger"} if alone else {"peers"}
         names = PHASES if self.settings.vpn else PHASES[:3]
         phases = self.phases.document(names)
+        return all(phase["state"] == "done" for phase in phases if phase["name"] not in needless), phases
+
+    def document(self, instance: str) -> StatusDocument:
+        """The whole document."""
+        ledger = self.ledger.ledger
+        current = ledger.current()
+        counters = Counter(ledger.counters) + Counter(self.ledger.counters) + Counter(self.mesh.counters)
+        if self.vpn is not None:
+            counters += self.vpn.counters
+        for service in self.services:
+            counters += service.counters
+        ready, phases = self.progress()
         return {
             "schema": SCHEMA,
             "instance": instance,
             "version": __version__,
             "peer_id": self.mesh.peer_id,
             "hostname": hostname(),
-            "ready": all(phase["state"] == "done" for phase in phases if phase["name"] not in needless),
+            "ready": ready,
             "uptime_seconds": round(self.phases.uptime, 3),
             "phases": phases,
             "waiting": [reason.as_dict() for reason in self.waiting()],
-            "vpn": vpn,
+            "vpn": self.vpn_status(),
             "ledger": {
                 "index": ledger.block.index,
                 "revision": self.ledger.revision,
@@ -146,7 +155,20 @@ class StatusReporter:
                 "records": sum(len(records) for records in current.values()),
             },
             "peers": self._peers(),
+            "connections": self._connections(),
             "counters": dict(counters),
+        }
+
+    def _connections(self) -> ConnectionsStatus:
+        stats = self.mesh.connections()
+        return {
+            "open": stats.open,
+            "inbound": stats.inbound,
+            "members": stats.members,
+            "known": stats.known,
+            "low": stats.limits.low,
+            "high": stats.limits.high,
+            "most": stats.limits.most,
         }
 
     def _peers(self) -> list[PeerStatus]:
@@ -173,6 +195,7 @@ class StatusReporter:
                     "direction": (view.direction or None) if view else None,
                     "security": (view.security or None) if view else None,
                     "rtt_ms": (view.rtt_ms or None) if view else None,
+                    "agent": (view.agent or None) if view else None,
                     "addresses": list(view.addresses) if view else [],
                     "last_error": (view.last_error or None) if view else None,
                 }

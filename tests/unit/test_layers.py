@@ -28,6 +28,8 @@ LAYERS = {
     "mesh": 3,
     "system": 3,
     "api.model": 3,
+    "api.native_model": 3,
+    "api.follow": 3,
     "api.client": 3,
     "api.paths": 3,
     "api.address": 3,
