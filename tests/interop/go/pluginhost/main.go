@@ -1,16 +1,14 @@
 // Command pluginhost calls a provider as the Kairos agent does: it finds the plugins with the SDK's bus, publishes one
 // event through go-pluggable, and prints each answer as a line of JSON.
 //
-// stdin: {"event": "agent.boot", "payload": {...}, "paths": ["/system/providers"], "prefix": "agent-provider"}.
-// A payload of null is what kairos-init sends; "pad" adds so many bytes of comment to the payload's "config", so that
-// it travels in a side file. "listed" asks for the SDK's list of events instead.
+// stdin: {"event": "agent.boot", "payload": {...}, "paths": ["/system/providers"]}. A payload of null is what kairos-init
+// sends; "data" in its place is put into the event as it stands, JSON or not. "listed" asks for the SDK's list of events.
 package main
 
 import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 
 	"github.com/kairos-io/kairos-sdk/bus"
@@ -20,9 +18,8 @@ import (
 type order struct {
 	Event   string   `json:"event"`
 	Payload any      `json:"payload"`
-	Pad     int      `json:"pad"`
+	Data    *string  `json:"data"`
 	Paths   []string `json:"paths"`
-	Prefix  string   `json:"prefix"`
 	Listed  bool     `json:"listed"`
 }
 
@@ -52,24 +49,12 @@ func serve() error {
 		return out.Encode(bus.AllEvents)
 	}
 	event := pluggable.EventType(o.Event)
-	if o.Pad > 0 {
-		fields, good := o.Payload.(map[string]any)
-		if !good {
-			return fmt.Errorf("only an object can be padded")
-		}
-		text, _ := fields["config"].(string)
-		fields["config"] = text + "\n# " + strings.Repeat("x", o.Pad) + "\n"
-	}
 	// The event may be one that the SDK does not know.
 	b := bus.NewBus(append(bus.AllEvents, event)...)
 	if bus.IsEventDefined(event) {
 		b = bus.NewBus()
 	}
-	options := []bus.Options{bus.WithProviderPaths(o.Paths...), bus.WithLoggerLevel("error")}
-	if o.Prefix != "" {
-		options = append(options, bus.WithProviderPrefix(o.Prefix))
-	}
-	b.Initialize(options...)
+	b.Initialize(bus.WithProviderPaths(o.Paths...), bus.WithLoggerLevel("error"))
 	var failed error
 	var one sync.Mutex // several plugins answer at the same time
 	b.Response(event, func(p *pluggable.Plugin, r *pluggable.EventResponse) {
@@ -79,6 +64,10 @@ func serve() error {
 			failed = err
 		}
 	})
+	if o.Data != nil {
+		b.Bus.Emit(string(event), &pluggable.Event{Name: event, Data: *o.Data})
+		return failed
+	}
 	if _, err := b.Publish(event, o.Payload); err != nil {
 		return err
 	}
