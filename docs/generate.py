@@ -46,6 +46,8 @@ REMEDIES = {
     "Multicast (mDNS) must pass; across networks set `EDGEVPNBOOTSTRAPPEERS` in `p2p.vpn.env`",
     "mesh-discovery-down": "a network interface that is up and takes multicast; or `EDGEVPNBOOTSTRAPPEERS`",
     "mesh-nobody-on-topic": "compare the tokens' fingerprints (`kairos-p2p token inspect`), then the clocks",
+    "mesh-connections-full": "nothing, if so many nodes are yours: then raise `EDGEVPNMAXCONNS`; otherwise somebody fills "
+    "the places, see `connections` in `status`",
     "mesh-clock-skew": "set the clocks (NTP): keys rotate with time",
     "mesh-all-gated-out": "trust zone: `PEERGATE_RELAXED=true` on this node until it knows the zone, or open the gate once "
     "(`kairos-p2p trust gate off`, then `on`); static peer table: are the peers in `EDGEVPNSTATICPEERTABLE` the right ones?",
@@ -118,6 +120,7 @@ _EXAMPLES: dict[str, Any] = {
     "listen": "127.0.0.1:53",
     "minutes": 20,
     "mode": "enforce",
+    "most": 512,
     "name": "web",
     "needed": 2,
     "network": "10.1.0.0/24",

@@ -28,17 +28,22 @@ from provider_kairos.daemon.store import Store
 from provider_kairos.daemon.supervision import Supervisor
 from provider_kairos.daemon.vpn_service import VpnService
 from provider_kairos.ids import PeerId
-from provider_kairos.ledger.engine import Ledger
+from provider_kairos.ledger.engine import HEARTBEATS, Ledger
 from provider_kairos.ledger.model import LedgerSettings
 from provider_kairos.ledger.signing import Signer
 from provider_kairos.mesh.node import Mesh
 from provider_kairos.mesh.settings import MeshSettings
 from provider_kairos.mesh.views import EpochChanged, PeerConnected, PeerDisconnected, PeerSubscribed, PeerUnsubscribed
-from provider_kairos.vpn.records import LEASE_BUCKET, LeaseNote, LeaseState
+from provider_kairos.vpn.records import LEASE_BUCKET, MACHINES_BUCKET, LeaseNote, LeaseState, parse_machines
 
 __all__ = ["Daemon"]
 
 log = logging.getLogger(__name__)
+
+MEMBERS_AGAIN = 60.0
+"""Seconds after which the list of members is made anew though no record changed: heartbeats grow old in silence."""
+
+_MEMBER_BUCKETS = frozenset({HEARTBEATS, MACHINES_BUCKET})
 
 
 class Daemon:
@@ -101,13 +106,13 @@ class Daemon:
             nursery.start_soon(self._supervisor.keep, "ledger", self.ledger.run)
             nursery.start_soon(self._supervisor.keep, "messages", self._pump_messages)
             nursery.start_soon(self._supervisor.keep, "events", self._pump_events)
+            nursery.start_soon(self._supervisor.keep, "event-feed", self.feed.run)
+            nursery.start_soon(self._supervisor.keep, "members", self._keep_members)
             await nursery.start(self.mesh.run)
             self.phases.reach("mesh")
             if self.vpn is None:
                 # says to our own nodes that we are none that waits for an address
                 self.ledger.announce(LEASE_BUCKET, self.mesh.peer_id, LeaseNote(LeaseState.NONE).text())
-            nursery.start_soon(self._supervisor.keep, "event-feed", self.feed.run)
-            nursery.start_soon(self._supervisor.keep, "members", self._keep_members)
             if self.vpn is not None and self.lease is not None:
                 nursery.start_soon(self._supervisor.keep, "vpn", self.vpn.run)
                 nursery.start_soon(self._supervisor.keep, "lease", self.lease.run)
@@ -128,6 +133,17 @@ class Daemon:
         async for message in self.mesh.messages.clone():
             self.ledger.receive(message.data, message.author, message.via)
             self.phases.reach("ledger")
+
+    async def _keep_members(self) -> None:
+        """Tell the mesh whose connections stay when there are too many: peers that live, and those with an address."""
+        while True:
+            seen = self.ledger.revision
+            ledger = self.ledger.ledger
+            live = ledger.live_peers(self._clock.now(), self.settings.offline_after)
+            machines = parse_machines(ledger.bucket(MACHINES_BUCKET) or {}).values()
+            self.mesh.protect({*live, *machines, *self.settings.limits.only_peers})
+            with trio.move_on_after(MEMBERS_AGAIN):
+                await self.ledger.wait_revision(seen, _MEMBER_BUCKETS)
 
     async def _pump_events(self) -> None:
         async for event in self.mesh.events.clone():
@@ -167,6 +183,7 @@ def _mesh_settings(settings: DaemonSettings, seed: bytes) -> MeshSettings:
         ),
         blocked_peers=settings.limits.blocked_peers,
         only_peers=settings.limits.only_peers,
+        limits=settings.limits.connections,
         public_room=settings.trust.guard,
     )
 

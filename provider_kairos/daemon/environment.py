@@ -158,15 +158,16 @@ def parse_path(_name: str, text: str) -> Path:
     return Path(text.strip()).expanduser()
 
 
-def parse_interface(name: str, text: str) -> ipaddress.IPv4Interface:
-    """An address with its prefix length."""
+def parse_interface(name: str, text: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
+    """An address that a node can have, with its prefix length."""
     try:
         interface = ipaddress.ip_interface(text.strip())
     except ValueError:
         raise ConfigError(f"{name}={text!r} is not an address with a prefix", hint="for example 10.1.0.30/24") from None
-    if not isinstance(interface, ipaddress.IPv4Interface):
-        raise ConfigError(f"{name}={text!r} is IPv6", hint="virtual IPs are IPv4 in this version")
     if "/" not in text:
         # EdgeVPN refuses it; a single address without a network reaches nobody
-        raise ConfigError(f"{name}={text!r} has no prefix length", hint=f"write {text.strip()}/24")
+        prefix = 24 if interface.version == 4 else 64
+        raise ConfigError(f"{name}={text!r} has no prefix length", hint=f"write {text.strip()}/{prefix}")
+    if interface.is_multicast or interface.is_unspecified or interface.is_loopback or interface.is_link_local:
+        raise ConfigError(f"{name}={text!r} is no address that others could reach", hint="for example 10.1.0.30/24")
     return interface

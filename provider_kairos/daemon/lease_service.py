@@ -119,7 +119,7 @@ class LeaseService:
         if self._settings.dhcp:
             saved = await trio.to_thread.run_sync(self._file.read)
         self._engine = LeaseEngine(
-            LeaseSettings(str(self._settings.address), static=not self._settings.dhcp),
+            LeaseSettings(str(self._settings.address), static=not self._settings.dhcp, hostname=hostname()),
             self._peer_id,
             saved,
             self._rng,

@@ -48,7 +48,8 @@ class PacketPump:
         self._ledger = ledger
         self._mesh = mesh
         self._clock = clock
-        self._routes = RouteTable(mesh.peer_id, static=dict(settings.limits.static_peers))
+        limits = settings.limits
+        self._routes = RouteTable(mesh.peer_id, limits.router or None, static=dict(limits.static_peers))
         self._guard = Guard(self._routes, settings.address.network)
         self._senders: dict[PeerId, PeerSender] = {}
         self._unreachable = RateLimit()

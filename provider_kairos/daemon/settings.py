@@ -56,6 +56,7 @@ __all__ = [
 
 DEFAULT_ADDRESS = ipaddress.IPv4Interface("10.1.0.1/24")
 DEFAULT_STATE_DIR = "/usr/local/.kairos"
+MTU_IPV6 = 1280
 DEFAULT_SOCKET = "unix:///run/edgevpn-kairos.sock"
 
 
@@ -67,10 +68,11 @@ class DaemonSettings:
     # the VPN
     vpn: bool = True
     dhcp: bool = False
-    address: ipaddress.IPv4Interface = DEFAULT_ADDRESS
+    address: ipaddress.IPv4Interface | ipaddress.IPv6Interface = DEFAULT_ADDRESS
     interface: str = "edgevpn0"
     mtu: int = 1200
     bootstrap_interface: bool = True
+    persistent_interface: bool = True
     # EdgeVPN waits 15 s while the packet holds up a worker; ours answers "unreachable" as the kernel does without ARP.
     open_timeout: float = 2.5
     queue_packets: int = 0
@@ -140,7 +142,8 @@ VARIABLES = (
         "ADDRESS",
         "address",
         parse_interface,
-        "with `DHCP` the subnet of the leases, without it this node's address; always with a prefix",
+        "with `DHCP` the subnet of the leases, without it this node's address; always with a prefix. IPv6 without `DHCP` "
+        "alone, with `EDGEVPNMTU` 1280 or more",
         flag="--address",
     ),
     Variable("IFACE", "interface", parse_text, "name of the VPN interface", flag="--interface"),
@@ -341,5 +344,16 @@ def _check(settings: DaemonSettings) -> None:
         raise ConfigError("EDGEVPNTIMEOUT=0 would never let a packet go", hint="for example 15s")
     if not settings.heartbeat_interval:
         raise ConfigError("HEALTHCHECKINTERVAL=0 would never let others see this node", hint="40 is the default")
+    if settings.vpn and settings.address.version == 6:
+        if settings.dhcp:
+            raise ConfigError(
+                f"ADDRESS={settings.address} with DHCP: only IPv4 addresses are leased",
+                hint="set DHCP=false and give every node its own ADDRESS, or lease from a network such as 10.1.0.1/24",
+            )
+        if settings.mtu < MTU_IPV6:
+            raise ConfigError(
+                f"ADDRESS={settings.address} needs an MTU of {MTU_IPV6} or more, EDGEVPNMTU is {settings.mtu}",
+                hint=f"set EDGEVPNMTU={MTU_IPV6} on every node",
+            )
     if settings.dhcp and settings.address.network.prefixlen > 30:  # a /31 holds no pool
         raise ConfigError(f"ADDRESS={settings.address} has no room for leases", hint="use a /24")

@@ -17,6 +17,8 @@ from provider_kairos.system.links import Address, Link, LinkManager, LinkWatch
 
 __all__ = ["Links", "VpnInterface"]
 
+IpInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
 
 class Links(Protocol):
     """What is needed of :class:`~provider_kairos.system.links.LinkManager`."""
@@ -60,21 +62,28 @@ class VpnInterface:
         self._mtu = mtu
 
     def put_right(self, address: str) -> list[str]:
-        """Give it exactly the IPv4 ``address`` (with prefix length); returns what had to be changed, in words.
+        """Give it exactly the ``address`` (with prefix length); returns what had to be changed, in words.
 
-        Raises HostError, also when the interface is gone.
+        Addresses of the other IP version are not touched, nor those that IPv6 gives every interface by itself. Raises
+        HostError, also when the interface is gone.
         """
         try:
-            return self._put_right(ipaddress.IPv4Interface(address))
+            return self._put_right(ipaddress.ip_interface(address))
         except NotFoundError as error:
             raise HostError(f"interface {self.name} is gone") from error
 
-    def _put_right(self, address: ipaddress.IPv4Interface) -> list[str]:
+    def _put_right(self, address: IpInterface) -> list[str]:
         link = self.links.link(self.name)
         if link is None:
             raise HostError(f"interface {self.name} is gone")
         everything = self.links.addresses()
-        mine = [each.ip for each in everything if each.interface == self.name and each.ip.version == 4]
+        mine = [
+            each.ip
+            for each in everything
+            if each.interface == self.name
+            and each.ip.version == address.version
+            and not (each.ip.version == 6 and each.ip.is_link_local)
+        ]
         self.conflicts = self._conflicts(everything, address)
         done: list[str] = []
         if link.mtu != self._mtu:
@@ -92,11 +101,11 @@ class VpnInterface:
             done.append("up")
         return done
 
-    def _conflicts(self, everything: Sequence[Address], address: ipaddress.IPv4Interface) -> tuple[AddressTaken, ...]:
+    def _conflicts(self, everything: Sequence[Address], address: IpInterface) -> tuple[AddressTaken, ...]:
         return tuple(
             AddressTaken(each.interface, str(each.ip), str(address.network))
             for each in everything
             if each.interface != self.name
-            and isinstance(each.ip, ipaddress.IPv4Interface)
+            and each.ip.version == address.version
             and each.ip.ip in address.network
         )

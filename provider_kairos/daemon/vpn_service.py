@@ -1,9 +1,9 @@
 """The VPN interface and its traffic: brings ``edgevpn0`` up with the leased address, then lets packets flow.
 
-The interface is persistent (docs/decisions/0006): it outlives the daemon, because k3s loses its overlay with it. On a
-change of address the old one is taken off first. While packets flow the interface is watched: when somebody takes the
-address away, sets it down or deletes it, it is put right or made anew. What the machine refuses is a typed reason and
-is tried again; the mesh and the ledger go on without the interface.
+The interface is persistent (docs/decisions/0006), unless told otherwise: it outlives the daemon, because k3s loses its
+overlay with it. On a change of address the old one is taken off first. While packets flow the interface is watched:
+when somebody takes the address away, sets it down or deletes it, it is put right or made anew. What the machine
+refuses is a typed reason and is tried again; the mesh and the ledger go on without the interface.
 """
 
 from __future__ import annotations
@@ -43,10 +43,6 @@ LOOK_AGAIN = 1.0
 """Seconds between two looks at the interface, however much happens to this machine's links."""
 
 
-def _open_device(name: str) -> Tun:
-    return open_tun(name, None)
-
-
 class VpnService:
     """``use_address`` is told by the lease which address to use; None means none any more."""
 
@@ -58,7 +54,7 @@ class VpnService:
         clock: Clock,
         phases: Phases,
         *,
-        open_device: Callable[[str], Tun] = _open_device,
+        open_device: Callable[[str], Tun] | None = None,
         links: Links | None = None,
     ) -> None:
         self.settings = settings
@@ -67,7 +63,7 @@ class VpnService:
         self._address: tuple[str, int] | None = None
         self._changed = trio.Event()
         self._interface = VpnInterface(settings.interface, settings.mtu, links)
-        self._open_device = open_device
+        self._open_device = open_device or self._open_tun
         self._trouble: HostError | None = None
         self._ready = False
         self._was_ready = False
@@ -119,6 +115,9 @@ class VpnService:
     def counters(self) -> Counter[str]:
         """Packets, by what became of them."""
         return self._pump.counters
+
+    def _open_tun(self, name: str) -> Tun:
+        return open_tun(name, None, persistent=self.settings.persistent_interface)
 
     # -- task
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_interface
 from random import Random
 
 from provider_kairos.clock import Now
@@ -48,6 +48,7 @@ from provider_kairos.vpn.records import (
     LeaseState,
     dhcp_leader,
     highest_host,
+    machine_hostname,
     parse_machines,
     parse_notes,
 )
@@ -78,7 +79,10 @@ _MOST_SKEW = 600.0
 
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
-    """``address`` in EdgeVPN's notation: the subnet and the first address to give, or, with ``static``, our own."""
+    """``address`` in EdgeVPN's notation: the subnet and the first address to give, or, with ``static``, our own.
+
+    ``hostname`` is this machine's, to know the records of an EdgeVPN that ran here before.
+    """
 
     address: str = "10.1.0.1/24"
     static: bool = False
@@ -87,15 +91,20 @@ class LeaseSettings:
     longest_confirm: float = 4.0
     marker_wait: float = 1.2
     foreign_patience: float = 20.0
+    hostname: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """A view, read: address → peer, peer → note, and the live peers but us."""
+    """A view, read: address → peer, peer → note, and the live peers but us.
+
+    ``predecessor`` is who was this machine before us, where the record of our address says so.
+    """
 
     machines: Mapping[str, PeerId]
     notes: Mapping[PeerId, LeaseNote]
     others: frozenset[PeerId]
+    predecessor: PeerId | None = None
 
 
 class LeaseEngine:
@@ -123,7 +132,9 @@ class LeaseEngine:
         self.pinned = pinned or settings.static
         self.counters: dict[str, int] = {"claims": 0, "lost_claims": 0, "stepped_aside": 0, "refreshes": 0}
         self._rng = rng or Random(peer_id)
-        self._pool = Pool.parse(settings.address)
+        # a fixed address needs no pool, and may be IPv6
+        self._pool = None if settings.static else Pool.parse(settings.address)
+        self._network = ip_interface(settings.address).network
         self._turns = Turns(peer_id, settings.marker_wait, settings.foreign_patience)
         self._note = LeaseNote(LeaseState.SEEKING)
         self._published = ""
@@ -146,7 +157,7 @@ class LeaseEngine:
     @property
     def prefix(self) -> int:
         """The subnet's prefix length."""
-        return self._pool.network.prefixlen
+        return self._network.prefixlen
 
     def waiting(self) -> tuple[Waiting, ...]:
         """Why there is no address yet, or what is wrong with it; as of the last step."""
@@ -157,8 +168,8 @@ class LeaseEngine:
         return self._wakeup
 
     def _usable(self, saved: str | None) -> str | None:
-        if self.settings.static:
-            return self.settings.address.partition("/")[0]
+        if self._pool is None:
+            return str(ip_interface(self.settings.address).ip)
         address = (saved or "").strip().partition("/")[0]
         # Saved by a daemon with another subnet, or EdgeVPN's broadcast address: worthless, unless it can never change.
         return address if address and (address in self._pool or self.pinned) else None
@@ -169,7 +180,8 @@ class LeaseEngine:
         """Look at the ledger as it is now. Call after every change and at :meth:`next_wakeup`."""
         effects: list[Effect] = []
         others = (view.live | view.connected) - {self.peer_id}
-        facts = _Facts(parse_machines(view.machines), parse_notes(view.notes), others)
+        machines = parse_machines(view.machines)
+        facts = _Facts(machines, parse_notes(view.notes), others, self._predecessor(view, machines))
         self._seen = {peer: self._seen.get(peer, now.mono) for peer in others}
         self._waiting = ()
         if self._start is None:
@@ -185,6 +197,18 @@ class LeaseEngine:
         self._publish(effects)
         self._schedule(now)
         return tuple(effects)
+
+    def _predecessor(self, view: LeaseView, machines: Mapping[str, PeerId]) -> PeerId | None:
+        """The EdgeVPN that ran on this machine until ours took its place: it left our address and a heartbeat behind.
+
+        Its identity was new at every start, so it looks like somebody else who lives; but its host name is ours, and
+        nobody is connected with it.
+        """
+        address = self._note.address or self._saved or ""
+        owner = machines.get(address)
+        if owner is None or owner in view.connected or not self.settings.hostname:
+            return None
+        return owner if machine_hostname(view.machines, address) == self.settings.hostname else None
 
     def _begin(self, facts: _Facts, now: Now, effects: list[Effect]) -> None:
         self._start = now.mono
@@ -211,6 +235,7 @@ class LeaseEngine:
         }
         owner = facts.machines.get(address)
         foreign = {owner} if owner is not None and owner in others and owner not in notes else set()
+        foreign.discard(facts.predecessor)
         if not self.pinned:
             better = foreign | {peer for peer in rivals if notes[peer].rank(peer) < mine.rank(self.peer_id)}
             if better:
@@ -263,7 +288,8 @@ class LeaseEngine:
             self.counters["lost_claims"] += 1
             self._note = LeaseNote(LeaseState.SEEKING)
         if self._note.state is LeaseState.SEEKING:
-            address = self._choose(facts, next_for_go)
+            assert self._pool is not None, "a fixed address is held from the start"
+            address = self._choose(self._pool, facts, next_for_go)
             if address is None:
                 self._waiting = (PoolExhausted(str(self._pool.network), self._pool.size),)
                 return
@@ -290,7 +316,7 @@ class LeaseEngine:
             if peer != self.peer_id
         )
 
-    def _choose(self, facts: _Facts, next_for_go: str) -> str | None:
+    def _choose(self, pool: Pool, facts: _Facts, next_for_go: str) -> str | None:
         """An address for a new claim: unused ones first, then those of peers that are gone for long."""
         taken: set[str] = set()
         gone: set[str] = set()
@@ -301,7 +327,7 @@ class LeaseEngine:
             if peer != self.peer_id and note.address:
                 (taken if peer in facts.others or note.pinned else gone).add(note.address)
         gone.add(next_for_go)
-        return self._pool.choose(self.peer_id, taken, gone)
+        return pool.choose(self.peer_id, taken, gone)
 
     def _confirm_at(self, facts: _Facts) -> float:
         settings = self.settings

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from typing import Any
 
 from provider_kairos.ids import PeerId
@@ -24,6 +24,7 @@ __all__ = [
     "MACHINES_BUCKET",
     "LeaseNote",
     "LeaseState",
+    "machine_hostname",
     "machine_record",
     "parse_machines",
     "parse_notes",
@@ -105,7 +106,7 @@ def _note(text: str) -> LeaseNote | None:
         ):
             return None
         if address:
-            address = str(IPv4Address(address))
+            address = str(ip_address(address))
         gone = tuple((text, at) for text, at in list(left.items())[:_MOST_LEFT] if type(at) is int)
         named = tuple(peer for peer in plain[:_MOST_PLAIN] if isinstance(peer, str))
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -126,17 +127,17 @@ def parse_notes(bucket: Mapping[str, str]) -> dict[PeerId, LeaseNote]:
 
 @lru_cache(maxsize=4096)
 def _machine(text: str) -> tuple[str, str] | None:
-    """``(peer ID, address)`` of a machine record; the address may be empty."""
+    """``(peer ID, host name)`` of a machine record; the host name may be empty."""
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError):
         return None
     if not isinstance(fields, dict):
         return None
-    peer, address = fields.get("PeerID"), fields.get("Address", "")
-    if not isinstance(peer, str) or not peer or not isinstance(address, str):
+    peer, hostname = fields.get("PeerID"), fields.get("Hostname", "")
+    if not isinstance(peer, str) or not peer or not isinstance(fields.get("Address", ""), str):
         return None
-    return peer, address
+    return peer, hostname if isinstance(hostname, str) else ""
 
 
 def parse_machines(bucket: Mapping[str, str]) -> dict[str, PeerId]:
@@ -147,6 +148,13 @@ def parse_machines(bucket: Mapping[str, str]) -> dict[str, PeerId]:
         if machine is not None:
             found[key] = PeerId(machine[0])
     return found
+
+
+def machine_hostname(bucket: Mapping[str, str], address: str) -> str:
+    """The host name in the record of an address; empty when it has none."""
+    text = bucket.get(address, "")
+    machine = _machine(text) if len(text) <= _MOST_TEXT else None
+    return machine[1] if machine is not None else ""
 
 
 def machine_record(peer_id: str, hostname: str, architecture: str, address: str, version: str) -> str:

@@ -43,6 +43,7 @@ class RouteTable:
         self._require_live = require_live
         self._static = {ipaddress.ip_address(address).packed: peer for address, peer in (static or {}).items()}
         self._peers: dict[bytes, PeerId] = {}
+        self._recorded: frozenset[bytes] = frozenset()
         self._own: frozenset[bytes] = frozenset()
         self._members: frozenset[PeerId] = frozenset()
         self._source: tuple[Mapping[str, str], Mapping[str, str], AbstractSet[PeerId]] | None = None
@@ -79,18 +80,22 @@ class RouteTable:
             known = frozenset(self._static.values())
         changed = peers != self._peers
         self._peers = peers
+        self._recorded = frozenset(packed for each in by_text if (packed := _packed(each)) is not None)
         self._own = own
         self._members = known
         self.revision += changed
         return changed
 
     def lookup(self, destination: bytes | str, *, from_us: bool = False) -> PeerId | None:
-        """The peer for a destination; ``from_us`` says that the source is our own address (the router then counts)."""
+        """The peer for a destination; ``from_us`` says that the source is our own address (the router then counts).
+
+        The router gets what nobody ever had (spec/edgevpn.md 8.1, 4), not what belongs to a node that is gone.
+        """
         packed = destination if isinstance(destination, bytes) else _packed(destination)
         if packed is None:
             return None
         peer = self._peers.get(packed)
-        if peer is None and from_us and self._router is not None:
+        if peer is None and from_us and self._router is not None and packed not in self._recorded:
             peer = self._peers.get(self._router)
         return peer
 

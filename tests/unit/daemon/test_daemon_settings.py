@@ -57,7 +57,11 @@ def test_an_empty_variable_counts_as_unset():
         ("DHCP", "yes please"),
         ("ADDRESS", "10.1.0.300/24"),
         ("ADDRESS", "10.1.0.3"),
+        ("ADDRESS", "fd00::1"),
         ("ADDRESS", "fd00::1/64"),
+        ("ADDRESS", "fe80::1/64"),
+        ("ADDRESS", "ff02::1/64"),
+        ("ADDRESS", "224.0.0.1/24"),
         ("EDGEVPNMTU", "twelve"),
         ("EDGEVPNMTU", "12"),
         ("EDGEVPNMTU", "-1"),
@@ -132,3 +136,58 @@ def test_booleans_as_go_reads_them(text, value):
 
 def test_lists_lose_empty_items():
     assert parse_list("X", " a,,b , ") == ("a", "b")
+
+
+def test_marks_and_limits_of_connections():
+    usual = read().limits.connections
+    assert (usual.low, usual.high, usual.grace, usual.most) == (160, 192, 60, 512)
+    marked = read(EDGEVPN_CONNECTION_LOW_WATER="20", EDGEVPN_CONNECTION_HIGH_WATER="30").limits.connections
+    assert (marked.low, marked.high, marked.grace, marked.most) == (20, 30, 80, 512)
+    few = read(EDGEVPNMAXCONNS="100").limits.connections
+    assert (few.low, few.high, few.most) == (100, 100, 100)
+    many = read(EDGEVPN_CONNECTION_LOW_WATER="900", EDGEVPN_CONNECTION_HIGH_WATER="1000").limits.connections
+    assert many.most == 1000
+    assert read(EDGEVPNMAXCONNS="-1").limits.connections.most > 10_000
+    assert read(EDGEVPNWHITELIST="/ip4/192.0.2.0/ipcidr/24").limits.connections.exempt == ("192.0.2.0/24",)
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"EDGEVPN_CONNECTION_LOW_WATER": "20"}, "only one of EDGEVPN_CONNECTION_LOW_WATER"),
+        ({"EDGEVPN_CONNECTION_HIGH_WATER": "20"}, "only one of EDGEVPN_CONNECTION_LOW_WATER"),
+        ({"EDGEVPN_CONNECTION_HIGH_WATER": "20", "EDGEVPN_CONNECTION_LOW_WATER": "30"}, "LOW_WATER=30 is above"),
+        ({"EDGEVPNMAXCONNS": "-2"}, "EDGEVPNMAXCONNS='-2' is negative"),
+        ({"ROUTER": "10.1.0.7/24"}, "ROUTER='10.1.0.7/24' is no address"),
+        ({"ROUTER": "gateway"}, "ROUTER='gateway' is no address"),
+    ],
+)
+def test_limits_that_make_no_sense_are_named(variables, words):
+    with pytest.raises(ConfigError, match=words):
+        read(**variables)
+
+
+def test_a_router_is_written_as_the_ledger_writes_it():
+    assert read(ROUTER=" FD00:0::7 ").limits.router == "fd00::7"
+
+
+def test_a_fixed_ipv6_address_with_its_mtu():
+    settings = read(ADDRESS="FD00:0::1/64", EDGEVPNMTU="1280", DHCP="false")
+    assert str(settings.address) == "fd00::1/64"
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"EDGEVPNMTU": "1279"}, r"needs an MTU of 1280 or more, EDGEVPNMTU is 1279 .*every node"),
+        ({}, r"EDGEVPNMTU is 1200 \(set EDGEVPNMTU=1280"),
+        ({"EDGEVPNMTU": "1500", "DHCP": "true"}, "only IPv4 addresses are leased"),
+    ],
+)
+def test_an_ipv6_address_that_cannot_work_is_refused(variables, words):
+    with pytest.raises(ConfigError, match=words):
+        read(ADDRESS="fd00::1/64", **variables)
+
+
+def test_without_a_vpn_the_address_does_not_matter():
+    assert not read(ADDRESS="fd00::1/64", KAIROS_P2P_VPN="false").vpn

@@ -208,3 +208,16 @@ def test_an_interface_that_others_look_after_is_not_touched():
         assert rig.pump.serving == 1
 
     drive(scenario, bootstrap_interface=False)
+
+
+def test_an_ipv6_address_leaves_what_the_interface_has_of_its_own():
+    async def scenario(rig):
+        rig.links.held = [("edgevpn0", "fe80::1/64"), ("edgevpn0", "fd00::9/64"), ("edgevpn0", "10.1.0.5/24")]
+        rig.links.held += [("eth0", "fd00::7/64")]
+        rig.vpn.use_address(("fd00::5", 64))
+        await wait_all_tasks_blocked()
+        assert rig.links.changes == ["mtu 1280", "delete fd00::9/64", "add fd00::5/64", "up"]
+        assert rig.vpn.status()["address"] == "fd00::5/64"
+        assert "fd00::7/64" in rig.codes()["address-taken"]
+
+    drive(scenario, mtu=1280)

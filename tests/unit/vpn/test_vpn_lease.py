@@ -382,3 +382,51 @@ def test_machine_record_is_gos_text():
 def test_unreadable_notes_are_passed_over(text):
     assert parse_notes({YOU: text}) == {}
     assert parse_machines({"10.1.0.1": text}) == {}
+
+
+# --- the EdgeVPN that ran on this machine before
+
+
+def predecessor(address="10.1.0.7", hostname="box"):
+    return {address: machine_record(GO, hostname, "amd64", address, "v0.35.4")}
+
+
+def test_the_address_of_the_edgevpn_that_ran_here_stays_ours(clock):
+    """It had another identity, its heartbeat is young, and nobody is connected with it: it is this machine."""
+    node = engine(saved="10.1.0.7", hostname="box")
+    view = LeaseView(machines=predecessor(), live=frozenset({GO}))
+    effects, _ = run(node, clock, view)
+    assert [each.address for each in of(effects, lease.Assigned)] == ["10.1.0.7"]
+    clock.advance(60)
+    assert not of(node.step(view, clock.now()), lease.Released)
+    assert node.waiting() == ()
+
+
+@pytest.mark.parametrize(
+    ("hostname", "connected"),
+    [("box", frozenset({GO})), ("other", NONE), ("", NONE)],
+    ids=["alive", "other", "unknown"],
+)
+def test_the_address_of_another_edgevpn_is_given_up(clock, hostname, connected):
+    node = engine(saved="10.1.0.7", hostname="box")
+    view = LeaseView(machines=predecessor(hostname=hostname), live=frozenset({GO}), connected=connected)
+    effects, _ = run(node, clock, view, seconds=60)
+    assert [each.address for each in of(effects, lease.Released)] == ["10.1.0.7"]
+    assert node.address not in {None, "10.1.0.7"}
+
+
+def test_a_predecessor_that_turns_out_to_live_gets_its_address_back(clock):
+    node = engine(saved="10.1.0.7", hostname="box")
+    run(node, clock, LeaseView(machines=predecessor(), live=frozenset({GO})))
+    view = LeaseView(machines=predecessor(), live=frozenset({GO}), connected=frozenset({GO}))
+    assert of(node.step(view, clock.now()), lease.Released)
+
+
+def test_a_fixed_ipv6_address_is_held_at_once(clock):
+    node = engine(address="fd00::5/64", static=True)
+    effects = node.step(LeaseView(), clock.now())
+    assert of(effects, lease.Assigned) == [lease.Assigned("fd00::5", 64)]
+    assert parse_notes({ME: of(effects, lease.PublishNote)[0].text})[ME].address == "fd00::5"
+    assert not of(
+        node.step(LeaseView(machines=machine(GO, "10.1.0.1"), live=frozenset({GO})), clock.now()), lease.Released
+    )

@@ -105,6 +105,10 @@ def test_router_takes_what_nobody_has_but_only_from_us():
     assert table.lookup("8.8.8.8", from_us=True) == GO
     assert table.lookup("8.8.8.8") is None
     assert table.lookup("10.1.0.2", from_us=True) == A
+    # what belongs to a node that is gone does not go to the router, as with EdgeVPN
+    table.update(MACHINES, EVERYBODY - {A})
+    assert table.lookup("10.1.0.2", from_us=True) is None
+    assert table.lookup("10.1.0.99", from_us=True) == GO
 
 
 @pytest.fixture
