@@ -8,8 +8,8 @@ public room (:meth:`TrustEngine.heard`) and the time; carry its effects out. Whe
 * a node that is trusted asks all the same (bound, so that nobody else can use it) while there are peers in the room
   that it does not trust, and when one that it trusts asks it: two halves that lost sight of each other, or a node that
   forgot everything, would otherwise stay deaf for ever;
-* while nobody is trusted and the ledger has no trusted key, the holder of *our own* private key is: a node that starts
-  with an empty ledger behind a closed gate would otherwise never hear of anybody;
+* while the ledger has not had a trusted key yet, the holder of *our own* private key is trusted: a node that starts with
+  an empty ledger behind a closed gate would otherwise never hear of anybody;
 * clean-up takes off who has been gone for long, never ourselves, and nobody while we are alone;
 * who was admitted by a key that has been removed is taken off, unless no key is left at all.
 """
@@ -74,6 +74,7 @@ class TrustEngine:
         self._rng = rng
         self._view = TrustView()
         self._keys: dict[str, tuple[str, ec.EllipticCurvePublicKey]] = {}  # text to fingerprint and key
+        self._had_keys = False
         self._bad_texts: frozenset[str] = frozenset()
         self._attention = Attention()
         self._used = UsedSignatures()
@@ -94,6 +95,8 @@ class TrustEngine:
         self.gate.trusted = view.zone
         if view.keys != before.keys:
             self._read_keys(view.keys)
+        # A note names a key of the ledger: who finds the one without the other sees a key that was removed.
+        self._had_keys = self._had_keys or bool(view.keys or view.notes)
         for peer in [peer for peer in self._admitting if peer in view.zone]:
             del self._admitting[peer]
         self._note_absences(now.mono)
@@ -115,7 +118,8 @@ class TrustEngine:
                 self._keys[text] = known.get(text) or _parsed(text)
             except KeyTextError:
                 bad.add(text)
-        self.counters["keys_malformed"] += len(bad - self._bad_texts)
+        if new := len(bad - self._bad_texts):
+            self.counters["keys_malformed"] += new
         self._bad_texts = frozenset(bad)
 
     def _note_absences(self, mono: float) -> None:
@@ -204,8 +208,7 @@ class TrustEngine:
     def _trusted_keys(self, challenge: Challenge) -> list[tuple[str, ec.EllipticCurvePublicKey]]:
         if self._keys:
             return list(self._keys.values())
-        nobody = not self._view.zone - {self._me} and not self._view.keys
-        if nobody and self._own is not None and challenge.is_native:
+        if not self._had_keys and self._own is not None and challenge.is_native:
             return [("", self._own)]
         return []
 
