@@ -38,7 +38,7 @@ Parser = Callable[[str, str], object]
 class Variable:
     """One variable. ``field`` is an attribute of the group's settings; ``flag`` is EdgeVPN's, empty when it has none.
 
-    ``many`` says of a parser that is not :func:`parse_list` that it reads a list with commas: the flag may be repeated.
+    A field whose default is a tuple is read from a list with commas, and its flag may be repeated.
     """
 
     name: str
@@ -46,7 +46,6 @@ class Variable:
     parse: Parser
     words: str
     flag: str = ""
-    many: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from functools import cache
 
-from provider_kairos.daemon.environment import Refused, Row, Variable, parse_bool, parse_list
+from provider_kairos.daemon.environment import Refused, Row, Variable, parse_bool
 from provider_kairos.daemon.settings import all_refused, all_variables, all_without_effect
 from provider_kairos.errors import UsageError
 
@@ -58,9 +60,20 @@ def takes_value(row: Row) -> bool:
     return row.parse is not parse_bool
 
 
+@cache
+def _lists() -> frozenset[str]:
+    """Flags of fields that hold several values."""
+    return frozenset(
+        row.flag
+        for kind, row in all_variables()
+        for each in fields(kind)
+        if each.name == row.field and isinstance(each.default, tuple)
+    )
+
+
 def is_list(row: Row) -> bool:
     """Whether a repeated flag adds to what it said before."""
-    return isinstance(row, Variable) and (row.many or row.parse is parse_list)
+    return row.flag in _lists()
 
 
 def daemon_environ(arguments: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:

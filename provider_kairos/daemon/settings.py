@@ -42,6 +42,7 @@ from provider_kairos.daemon.settings_limits import LimitSettings
 from provider_kairos.daemon.settings_trust import TrustSettings
 from provider_kairos.errors import ConfigError
 from provider_kairos.ledger.policy import OwnershipMode, parse_mode
+from provider_kairos.mesh.addresses import parse_listen
 from provider_kairos.token.codec import NetworkToken, decode, from_yaml
 
 __all__ = [
@@ -57,6 +58,9 @@ __all__ = [
 DEFAULT_ADDRESS = ipaddress.IPv4Interface("10.1.0.1/24")
 DEFAULT_STATE_DIR = "/usr/local/.kairos"
 MTU_IPV6 = 1280
+_OTHER_TRANSPORT = re.compile(
+    r"/(?:ip4|ip6|dns|dns4|dns6)/[^/]+/(?:udp/\d+(?:/.*)?|tcp/\d+/(?:ws|wss|tls|http)(?:/.*)?)"
+)
 DEFAULT_SOCKET = "unix:///run/edgevpn-kairos.sock"
 
 
@@ -223,7 +227,7 @@ VARIABLES = (
         "EDGEVPNLISTENMADDRS",
         "listen",
         parse_list,
-        "multiaddresses to listen on, with commas; TCP only",
+        "multiaddresses to listen on, with commas; those that are not TCP are left out, with a word about it",
         flag="--listen-maddrs",
     ),
     Variable(
@@ -313,10 +317,31 @@ def read_settings(environ: Mapping[str, str]) -> DaemonSettings:
     for refused in all_refused():
         refused.check(refused.name, environ.get(refused.name, ""))
     names = ((row.name or row.flag, row) for row in all_without_effect())
-    values["not_acted_on"] = tuple((name, row.why) for name, row in names if row.told(environ.get(name, "")))
+    passed_over = [(name, row.why) for name, row in names if row.told(environ.get(name, ""))]
+    if "listen" in values:
+        values["listen"], others = _tcp_only(values["listen"])
+        passed_over += [(f"EDGEVPNLISTENMADDRS={each}", "TCP is the only transport") for each in others]
+    values["not_acted_on"] = tuple(passed_over)
     settings = DaemonSettings(**values)
     _check(settings)
     return settings
+
+
+def _tcp_only(listen: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Listen addresses that are TCP's, and those of other transports. Raises ConfigError when none is TCP's."""
+    others = tuple(each for each in listen if _OTHER_TRANSPORT.fullmatch(each))
+    tcp = tuple(each for each in listen if each not in others)
+    if listen and not tcp:
+        raise ConfigError(
+            f"EDGEVPNLISTENMADDRS={','.join(listen)}: TCP is the only transport",
+            hint="for example /ip4/0.0.0.0/tcp/4001",
+        )
+    for each in tcp:
+        try:
+            parse_listen(each)
+        except ConfigError as error:
+            raise ConfigError(f"EDGEVPNLISTENMADDRS: {error.message}", hint=error.hint) from None
+    return tcp, others
 
 
 def _read_token(environ: Mapping[str, str]) -> NetworkToken:

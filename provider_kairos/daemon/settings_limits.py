@@ -124,7 +124,6 @@ VARIABLES: tuple[Variable, ...] = (
         parse_static_peers,
         "`ADDRESS:PEERID` items with commas, IPv6 in brackets; packets go by these alone, and nobody else is heard",
         flag="--static-peertable",
-        many=True,
     ),
     Variable(
         "EDGEVPNBLACKLIST",
@@ -132,7 +131,6 @@ VARIABLES: tuple[Variable, ...] = (
         parse_blacklist,
         "networks and peer IDs, with commas: never dialled, never accepted",
         flag="--blacklist",
-        many=True,
     ),
     Variable(
         "EDGEVPNWHITELIST",
@@ -140,7 +138,6 @@ VARIABLES: tuple[Variable, ...] = (
         parse_whitelist,
         "multiaddresses with commas (`/ip4/192.0.2.0/ipcidr/24`) that the limits on connections do not hold for",
         flag="--whitelist",
-        many=True,
     ),
 )
 

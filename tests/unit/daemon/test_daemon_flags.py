@@ -15,7 +15,7 @@ from provider_kairos.token.codec import encode, generate
 def test_flags_become_variables():
     arguments = (
         "--dhcp -address 10.1.0.1/24 --mtu=1300 --dht=false --mdns=T --config net.yaml "
-        "--discovery-bootstrap-peers a --discovery-bootstrap-peers b,c --mtu 1400"
+        "--listen-maddrs a --listen-maddrs b,c --mtu 1400"
     )
     assert split(arguments.split(), main=True) == (
         {
@@ -25,7 +25,7 @@ def test_flags_become_variables():
             "EDGEVPNDHT": "false",
             "EDGEVPNMDNS": "T",
             "EDGEVPNCONFIG": "net.yaml",
-            "EDGEVPNBOOTSTRAPPEERS": "a,b,c",
+            "EDGEVPNLISTENMADDRS": "a,b,c",
         },
         [],
     )

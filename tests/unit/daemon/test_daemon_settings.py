@@ -191,3 +191,18 @@ def test_an_ipv6_address_that_cannot_work_is_refused(variables, words):
 
 def test_without_a_vpn_the_address_does_not_matter():
     assert not read(ADDRESS="fd00::1/64", KAIROS_P2P_VPN="false").vpn
+
+
+def test_only_tcp_is_listened_on_and_the_rest_is_told_of():
+    settings = read(EDGEVPNLISTENMADDRS="/ip4/0.0.0.0/udp/4001/quic-v1,/ip4/0.0.0.0/tcp/4001,/ip4/0.0.0.0/tcp/4002/ws")
+    assert settings.listen == ("/ip4/0.0.0.0/tcp/4001",)
+    assert [name for name, _ in settings.not_acted_on] == [
+        "EDGEVPNLISTENMADDRS=/ip4/0.0.0.0/udp/4001/quic-v1",
+        "EDGEVPNLISTENMADDRS=/ip4/0.0.0.0/tcp/4002/ws",
+    ]
+
+
+@pytest.mark.parametrize("text", ["notamaddr", "/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/300.0.0.1/tcp/1", "/ip4/0.0.0.0"])
+def test_a_listen_address_that_cannot_be_is_named(text):
+    with pytest.raises(ConfigError, match="EDGEVPNLISTENMADDRS"):
+        read(EDGEVPNLISTENMADDRS=text)
