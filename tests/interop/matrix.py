@@ -9,7 +9,7 @@ A test says with a marker which row it is, and with the fixture ``seen`` what it
 
 ``line`` is a line of the checklist (1 to 10) or a word for what it does not list. ``mode`` and ``version`` are taken
 from the test's parameters of these names, or from a parameter ``cell`` that has both, when the marker does not say
-them; ``expected_by={(mode, version): text}`` says what is expected otherwise in one cell. A row is green when all its
+them; ``expected_by={(version, mode): text}`` says what is expected otherwise in one cell. A row is green when all its
 tests passed. Nothing is written twice: the table at the end of a run and ``docs/reference/interop-matrix.md`` come
 from the markers and the outcomes, which travel as properties of the test reports (from other processes too).
 """
@@ -65,7 +65,7 @@ def _row(
 ) -> tuple[int | str, str, str, str]:
     assert not isinstance(line, int) or line in LINES, f"{nodeid}: the checklist has no line {line}"
     mode, version = mode or mode_of_test, version or version_of_test
-    return line, version, mode, (expected_by or {}).get((mode, version), expected)
+    return line, version, mode, (expected_by or {}).get((version, mode), expected)
 
 
 @dataclass

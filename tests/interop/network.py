@@ -32,9 +32,6 @@ PATIENCE = 60.0
 NEW, OLD = "v0.35.4", "v0.30.2"
 PROGRAMS = {NEW: "EDGEVPN_BIN", OLD: "EDGEVPN_OLD_BIN"}
 GO_FLAGS = ("--dht=false", "--autorelay=false", "--natmap=false", "--holepunch=false", "--natservice=false")
-TCP_ONLY = ("--listen-maddrs", "/ip4/0.0.0.0/tcp/0")
-"""v0.30.2 ends at once with its own default addresses: its QUIC does not run on today's Go."""
-
 MAX_INT64 = 2**63 - 1
 _ONE_SECURITY = """
 import functools, os, sys
@@ -58,7 +55,7 @@ def cannot(version: str) -> str:
     return cannot_make_namespaces()
 
 
-def until(true: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
+def until(true: Callable[..., Any], what: str, patience: float = PATIENCE) -> Any:
     """The first true value of ``true()``; AssertionError with ``what`` when patience ends."""
     deadline = time.monotonic() + patience
     while True:
@@ -84,7 +81,8 @@ class _UnixConnection(http.client.HTTPConnection):
 class Node:
     """One node of either kind. ``kind`` is ``go`` or ``ours``; ``address`` is empty with DHCP.
 
-    ``version`` chooses EdgeVPN's program, ``flags`` are further words for it, ``environment`` is for both kinds.
+    ``version`` chooses EdgeVPN's program, ``flags`` are further words for it, ``environment`` is for both kinds,
+    ``port`` the only one to listen on (TCP).
     """
 
     kind: str
@@ -100,6 +98,7 @@ class Node:
     security: str = ""
     version: str = NEW
     flags: tuple[str, ...] = ()
+    port: int = 0
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[Any] | None = None
     lives: int = 0
@@ -135,12 +134,24 @@ class Node:
             common |= {"DHCP": "true", "DHCPLEASEDIR": str(self.home / "lease")}
         if self.kind == "ours":
             common |= {"KAIROS_P2P_STATE_DIR": str(self.home), "KAIROS_P2P_VPN": str(self.vpn).lower()}
+            if self.port:
+                common["EDGEVPNLISTENMADDRS"] = self._listen
         return common
 
     def _go(self) -> list[str]:
         key = ["--privkey-cache", "--privkey-cache-dir", str(self.home / "key")] if self.cached_key else []
-        tcp = TCP_ONLY if self.version == OLD else ()
+        # v0.30.2 ends at once with its own default addresses: its QUIC does not run on today's Go
+        tcp = ("--listen-maddrs", self._listen) if self.port or self.version == OLD else ()
         return [os.environ[PROGRAMS[self.version]], *GO_FLAGS, *tcp, *key, *self.flags]
+
+    @property
+    def _listen(self) -> str:
+        return f"/ip4/0.0.0.0/tcp/{self.port}"
+
+    @property
+    def dial(self) -> str:
+        """The multiaddress of a node with a ``port``; it must be up."""
+        return f"/ip4/{self.space.address}/tcp/{self.port}/p2p/{self.peer}"
 
     def _ours(self) -> list[str]:
         if self.security:
