@@ -92,12 +92,59 @@ def file_receive(  # noqa: PLR0917 - typer's way of naming options
     raise typer.Exit(work.file_receive(paths or [], (name, path), wait, config, as_json=as_json))
 
 
+Interval = Annotated[
+    int | None,
+    typer.Option("--interval", envvar="PROXYINTERVAL", hidden=True, help="EdgeVPN's; announcements need none here."),
+]
+
+
+def egress(  # noqa: PLR0917 - typer's way of naming options
+    context: typer.Context,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen",
+            envvar="PROXYLISTEN",
+            metavar="ADDRESS",
+            help="Where the proxy listens. Default: 127.0.0.1:8080; called `proxy`, as EdgeVPN's: all addresses.",
+        ),
+    ] = None,
+    dead_interval: Annotated[
+        int,
+        typer.Option(
+            "--dead-interval",
+            envvar="PROXYDEADINTERVAL",
+            metavar="SECONDS",
+            min=1,
+            help="Egress nodes whose heartbeat is older are not asked.",
+        ),
+    ] = 600,
+    api: Annotated[bool, typer.Option("--api", envvar="API", help="Serve the HTTP API too.")] = False,
+    api_listen: Annotated[
+        str, typer.Option("--api-listen", envvar="APILISTEN", metavar="ADDRESS", help="Where the API listens.")
+    ] = "127.0.0.1:8081",
+    interval: Interval = None,
+    config: Config = None,
+) -> None:
+    """Run an HTTP proxy whose requests leave the network at an egress node (EGRESS=true there).
+
+    https (CONNECT) takes an egress node with kairos-p2p; EdgeVPN's fetches http only. Runs until it is told to end.
+    """
+    from provider_kairos.cli import services_work as work  # noqa: PLC0415
+
+    del interval
+    listen = listen or (":8080" if context.info_name == "proxy" else "127.0.0.1:8080")
+    raise typer.Exit(work.egress(listen, dead_interval, api_listen if api else None, config))
+
+
 def add_to(app: typer.Typer) -> None:
     """Give the commands to the program."""
     services.command("add")(service_add)
     services.command("connect")(service_connect)
     files.command("send")(file_send)
     files.command("receive")(file_receive)
+    app.command("egress")(egress)
+    app.command("proxy", hidden=True)(egress)
     app.add_typer(services, name="service")
     app.add_typer(files, name="file")
     for function, names in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,16 +14,18 @@ from provider_kairos.cli import own_node
 from provider_kairos.cli.output import print_json
 from provider_kairos.daemon.daemon import Daemon
 from provider_kairos.daemon.parts import NodeService, Parts
+from provider_kairos.daemon.settings import DaemonSettings
 from provider_kairos.errors import ExitCode, TimeoutHostError, UsageError
 from provider_kairos.services.connect import ServiceConnector
 from provider_kairos.services.endpoints import Endpoint, parse_endpoint
 from provider_kairos.services.expose import ServiceExposer
 from provider_kairos.services.partfile import destination
+from provider_kairos.services.proxy import EgressProxy
 from provider_kairos.services.receive import FileReceiver, Received
 from provider_kairos.services.records import check_name
 from provider_kairos.services.send import FileSender
 
-__all__ = ["file_receive", "file_send", "service_add", "service_connect"]
+__all__ = ["egress", "file_receive", "file_send", "service_add", "service_connect"]
 
 _Value = TypeVar("_Value")
 
@@ -93,6 +96,26 @@ def file_receive(
         return ExitCode.OK
 
     return own_node.run(work, services=make, config=config)
+
+
+def egress(listen: str, dead_interval: float, api_listen: str | None, config: str | None) -> int:
+    """Run the proxy until told to end. Raises UsageError, HostError."""
+    endpoint = parse_endpoint(listen, what="listen address")
+    if api_listen is not None and not api_listen.startswith("unix://"):
+        there = parse_endpoint(api_listen.removeprefix("http://"), what="API address")
+        if there.port == endpoint.port and (there.host == endpoint.host or not there.host or not endpoint.host):
+            raise UsageError(
+                f"the proxy and the API cannot both listen on {endpoint}", hint="name another --api-listen"
+            )
+
+    def make(parts: Parts) -> Sequence[NodeService]:
+        return [EgressProxy(parts.ledger, parts.mesh, parts.clock, parts.rng, endpoint, dead_interval=dead_interval)]
+
+    def adapt(settings: DaemonSettings) -> DaemonSettings:
+        told = tuple((name, why) for name, why in settings.not_acted_on if not name.startswith("PROXY"))
+        return replace(settings, not_acted_on=told, api_listen=api_listen or settings.api_listen)
+
+    return own_node.run(None, services=make, config=config, api=api_listen is not None, adapt=adapt)
 
 
 def _print_received(name: str, received: Received, *, as_json: bool) -> None:

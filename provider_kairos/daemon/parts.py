@@ -69,9 +69,11 @@ MakeServices = Callable[[Parts], Sequence[NodeService]]
 def configured(parts: Parts) -> list[NodeService]:
     """The services that the settings ask for."""
     from provider_kairos.daemon.dns_service import DnsService  # noqa: PLC0415 - services are made from Parts
+    from provider_kairos.daemon.egress_service import egress_server  # noqa: PLC0415 - likewise
     from provider_kairos.daemon.trust_service import TrustService  # noqa: PLC0415 - likewise
 
     return [
         *([TrustService(parts)] if parts.settings.trust.guard else []),
         *([DnsService.of(parts)] if parts.settings.dns.listen else []),
+        *([egress_server(parts)] if parts.settings.egress.serve else []),
     ]

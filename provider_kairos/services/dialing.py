@@ -7,7 +7,7 @@ moment before it is used, and opened again while our record is on its way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import trio
@@ -18,7 +18,7 @@ from provider_kairos.mesh.streams import MeshStream, StreamEndedError
 from provider_kairos.services import greeting
 from provider_kairos.services.seams import MeshAccess
 
-__all__ = ["DialFailedError", "Dialer", "Opened"]
+__all__ = ["DialFailedError", "Dialer", "NotServedError", "Opened"]
 
 PATIENCE = 15.0
 """Seconds for everything: connecting, agreeing, being admitted, the peer's own dialling."""
@@ -35,6 +35,10 @@ ASK_AGAIN = 60.0
 
 class DialFailedError(PeerError):
     """There is no stream; the message says why, for people."""
+
+
+class NotServedError(DialFailedError):
+    """The peer does not know the protocol."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +69,40 @@ class Dialer:
 
         Raises DialFailedError, and RefusedError when a peer of ours says no.
         """
+
+        async def either(trail: list[str]) -> Opened:
+            try:
+                return await self._open_ours(peer, hello)
+            except NotServedError:
+                return await self._open_edgevpns(peer, trail)
+
+        return await self._in_time(peer, either, patience)
+
+    async def open_ours(self, peer: PeerId, hello: Mapping[str, object], *, patience: float = PATIENCE) -> Opened:
+        """A stream in our own protocol. Raises NotServedError where the peer has none; else as :meth:`open`."""
+
+        async def ours(_trail: list[str]) -> Opened:
+            return await self._open_ours(peer, hello)
+
+        return await self._in_time(peer, ours, patience)
+
+    async def open_edgevpns(self, peer: PeerId, *, patience: float = PATIENCE) -> Opened:
+        """A stream in EdgeVPN's protocol. Raises DialFailedError."""
+
+        async def edgevpns(trail: list[str]) -> Opened:
+            return await self._open_edgevpns(peer, trail)
+
+        return await self._in_time(peer, edgevpns, patience)
+
+    async def _in_time(
+        self, peer: PeerId, attempt: Callable[[list[str]], Awaitable[Opened]], patience: float
+    ) -> Opened:
         if peer == self._mesh.peer_id:
             raise DialFailedError("it is this node itself")
         trail: list[str] = []
         try:
             with trio.fail_after(patience):
-                if self._not_ours.get(peer, float("-inf")) < trio.current_time():
-                    try:
-                        return await self._open_ours(peer, hello)
-                    except _NotServedError:
-                        self._not_ours[peer] = trio.current_time() + ASK_AGAIN
-                return await self._open_edgevpns(peer, trail)
+                return await attempt(trail)
         except trio.TooSlowError:
             raise DialFailedError(trail[-1] if trail else f"no answer within {patience:.0f} s") from None
         except UnreachableError as error:
@@ -86,7 +113,13 @@ class Dialer:
         self._admitted.discard(peer)
 
     async def _open_ours(self, peer: PeerId, hello: Mapping[str, object]) -> Opened:
-        stream = await self._open(peer, self._ours)
+        if self._not_ours.get(peer, float("-inf")) > trio.current_time():
+            raise NotServedError(f"it does not serve {self._ours}")
+        try:
+            stream = await self._open(peer, self._ours)
+        except NotServedError:
+            self._not_ours[peer] = trio.current_time() + ASK_AGAIN
+            raise
         try:
             await stream.write(greeting.encode(hello))
             answer = await greeting.expect_ok(stream)
@@ -100,10 +133,7 @@ class Dialer:
 
     async def _open_edgevpns(self, peer: PeerId, trail: list[str]) -> Opened:
         while True:
-            try:
-                stream = await self._open(peer, self._edgevpns)
-            except _NotServedError as error:
-                raise DialFailedError(error.message) from None
+            stream = await self._open(peer, self._edgevpns)
             if (first := await self._watch(peer, stream)) is not None:
                 return Opened(stream, native=False, answer={}, first=first)
             trail.append("it resets our streams: it does not find us in its users yet, or nothing listens behind it")
@@ -117,7 +147,7 @@ class Dialer:
         except UnreachableError:
             raise
         except PeerError as error:
-            raise _NotServedError(f"it does not serve {protocol}") from error
+            raise NotServedError(f"it does not serve {protocol}") from error
 
     async def _watch(self, peer: PeerId, stream: MeshStream) -> bytes | None:
         """What came meanwhile; None when the peer reset the stream."""
@@ -135,7 +165,3 @@ class Dialer:
             raise
         self._admitted.add(peer)
         return first
-
-
-class _NotServedError(PeerError):
-    """The peer does not know the protocol."""
