@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -61,9 +61,22 @@ class _Flight:
 
 
 class Forwarder:
-    """Asks ``servers`` in their order and keeps answers in ``cache``. Runs inside the caller's tasks."""
+    """Asks ``servers`` in their order and keeps answers in ``cache``. Runs inside the caller's tasks.
 
-    def __init__(self, servers: Sequence[Endpoint], cache: Cache, counters: Counter[str]) -> None:
+    ``put`` asks one server, ``send`` sends it a question without waiting.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[Endpoint],
+        cache: Cache,
+        counters: Counter[str],
+        *,
+        put: Callable[[Endpoint, Question, Counter[str]], Awaitable[Answer]] = exchange,
+        send: Callable[[Endpoint, Question], Awaitable[None]] = send_only,
+    ) -> None:
+        self._put = put
+        self._send = send
         self._servers = tuple(dict.fromkeys(servers))
         self._cache = cache
         self._counters = counters
@@ -160,7 +173,7 @@ class Forwarder:
         trouble = "it is silent"
         with trio.move_on_after(seconds):
             try:
-                answer = await exchange(server, question, self._counters)
+                answer = await self._put(server, question, self._counters)
                 if answer.usable:
                     read_reply(answer.message)
             except OSError as error:
@@ -203,7 +216,7 @@ class Forwarder:
         if len(self._probes) > 4 * len(self._servers):
             self._probes.popitem(last=False)
         with suppress(OSError), trio.move_on_after(TRY_SECONDS):
-            await send_only(server, Question(0, RD, wire, presentation(wire), 16, 1))
+            await self._send(server, Question(0, RD, wire, presentation(wire), 16, 1))
 
     def came_back(self, question: Question) -> bool:
         """Whether a question that arrived is one of our probes; then its server is left alone for a while."""
