@@ -19,7 +19,8 @@ from dataclasses import replace
 from provider_kairos.clock import Now
 from provider_kairos.errors import Waiting
 from provider_kairos.ids import PeerId
-from provider_kairos.ledger.block import Block, unpack
+from provider_kairos.ledger.beside_signing import SignedRecords, has_signed, plain
+from provider_kairos.ledger.block import Block, pack, unpack
 from provider_kairos.ledger.entry import Entry
 from provider_kairos.ledger.formats import Formats
 from provider_kairos.ledger.intents import Intents, Lasting
@@ -91,6 +92,7 @@ class Ledger:
         self._writer = Writer(self._records, self._graveyard, signer, settings.mode)
         self._pacing = Pacing(settings, self._rng)
         self._intents = Intents(settings.announce_interval, self._rng, until_seen=settings.mode is OwnershipMode.OFF)
+        self._signed = SignedRecords(self.peer_id or "")
         self._repeats: dict[str, tuple[int, int, float]] = {}
         self._effects: list[Effect] = []
         self._next_heartbeat: float | None = None
@@ -279,7 +281,7 @@ class Ledger:
             self._pacing.sent(now.mono)
             if self._records.index > 0:
                 self.counters["broadcasts"] += 1
-                self._effects.append(Broadcast(self._records.packed))
+                self._effects.append(Broadcast(self._shown(now)))
 
     def next_wakeup(self) -> float | None:
         """Monotonic time of the next thing to do; None before the first :meth:`tick`."""
@@ -323,8 +325,8 @@ class Ledger:
             self._pacing.changed(now.mono, routine=routine)
         return Written(frozenset(changed), tuple(refused))
 
-    def _commit(self, changed: frozenset[RecordKey], now: Now) -> None:
-        self._records.commit(now.unix_ns)
+    def _commit(self, changed: frozenset[RecordKey], now: Now, *, above: int = 0) -> None:
+        self._records.commit(now.unix_ns, above)
         beats = {key: self._records.entry(HEARTBEATS, key) for bucket, key in changed if bucket == HEARTBEATS}
         self._observe_heartbeats({key: entry for key, entry in beats.items() if entry is not None}, now)
 
@@ -394,6 +396,8 @@ class Ledger:
         ours = self._records.block
         unsigned = sum(entry.legacy for records in block.storage.values() for entry in records.values())
         signed = sum(map(len, block.storage.values())) - unsigned
+        if signed:
+            return self._take_signed(block, signed, unsigned, now)
         if (block.index, block.hash) <= (ours.index, ours.hash):
             height = (ours.index, ours.hash)
             lack = frozenset({height}) if (block.index, block.hash) != height else frozenset()
@@ -406,6 +410,25 @@ class Ledger:
             self._next_heartbeat = min(self._next_heartbeat or now.mono, now.mono + self._rng.uniform(0.1, 0.5))
         self._pacing.shows_our_state(via, self.revision, now.mono)
         return Received(changed, (), behind=False, signed=signed, unsigned=unsigned)
+
+    def _take_signed(self, block: Block, signed: int, unsigned: int, now: Now) -> Received:
+        """Mode ``off``, a block with signed records: merged, see :mod:`~provider_kairos.ledger.beside_signing`."""
+        changed = frozenset(self._signed.merge(block, self._records, now.unix_ns))
+        if changed:
+            self._commit(changed, now, above=block.index)
+            self._pacing.changed(now.mono, routine=True)  # who cannot read their block reads ours
+            self._intents.touched(changed, now.mono)
+        else:
+            self._records.rise(block.index)
+        return Received(changed, (), behind=False, signed=signed, unsigned=unsigned)
+
+    def _shown(self, now: Now) -> bytes:
+        """Our block as it is broadcast: in plain form when somebody may be there who reads no other."""
+        if self.settings.mode is not OwnershipMode.OFF or not has_signed(self._records.block):
+            return self._records.packed
+        if not self._formats.others_unsigned(self.peer_id, now, self.settings.ownership_ttl):
+            return self._records.packed
+        return pack(plain(self._records.block))
 
     def _note_lack(self, via: str, lack: frozenset[object], now: Now) -> None:
         if lack:

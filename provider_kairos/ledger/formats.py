@@ -36,6 +36,11 @@ class Formats:
                 continue
             self._seen[peer] = (timestamp, not entry.legacy, now.mono)
 
+    def others_unsigned(self, ourselves: PeerId | None, now: Now, within: float) -> bool:
+        """Whether another node's heartbeat advanced unsigned within the last ``within`` seconds."""
+        fresh = (peer for peer, (_, signed, mono) in self._seen.items() if not signed and now.mono - mono < within)
+        return any(peer != ourselves for peer in fresh)
+
     def mixed(self, mode: OwnershipMode, ourselves: PeerId | None, now: Now, within: float) -> MixedFormats | None:
         """The notice, when both kinds advanced within the last ``within`` seconds; this node counts as its mode."""
         fresh = {peer: signed for peer, (_, signed, mono) in self._seen.items() if now.mono - mono < within}

@@ -164,9 +164,9 @@ class MixedFormats(Waiting):
     def text(self) -> str:
         """One sentence for people."""
         return (
-            f"{len(self.unsigned)} node(s) publish unsigned records (EdgeVPN before v0.35, or ownership off) and "
-            f"{len(self.signing)} sign them; they do not see each other's: bring the old ones up to date or put "
-            f"EDGEVPNOWNERSHIP=off everywhere (here it is {self.mode})"
+            f"nodes of two ledger formats: {len(self.unsigned)} write unsigned records (EdgeVPN before v0.35, or "
+            f"ownership off), {len(self.signing)} sign them, and signing nodes refuse what is unsigned: bring the old "
+            f"ones up to date or put EDGEVPNOWNERSHIP=off everywhere (here it is {self.mode})"
         )
 
 

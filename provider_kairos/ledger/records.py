@@ -81,9 +81,9 @@ class Records:
         self.count -= 1
         self._dirty.add((bucket, key))
 
-    def commit(self, unix_ns: int) -> None:
-        """Close a group of changes: one block higher, one revision later."""
-        self._index += 1
+    def commit(self, unix_ns: int, above: int = 0) -> None:
+        """Close a group of changes: one block higher (and higher than ``above``), one revision later."""
+        self._index = max(self._index, above) + 1
         self.revision += 1
         self._changed_ns = unix_ns
         self._packed = None
@@ -151,6 +151,13 @@ class Records:
             self._block = replace(fresh, hash=block_hash(fresh))
             self._changed_ns = None
         return self._block
+
+    def rise(self, index: int) -> None:
+        """Be at least as high as ``index``, with the same records: others in mode ``off`` adopt what is higher."""
+        if index > self._index:
+            self._index = index
+            self._block = replace(self.block, index=index)
+            self._packed = None
 
     @property
     def packed(self) -> bytes:
