@@ -22,6 +22,7 @@ import trio
 from provider_kairos.api.address import Address, parse_address
 from provider_kairos.api.connection import Answer, Connection
 from provider_kairos.api.model import (
+    DnsEntry,
     MachineRecord,
     NodeRecord,
     StatusDocument,
@@ -273,6 +274,18 @@ class DaemonClient:
     async def peerstore(self) -> list[NodeRecord]:
         """Every peer that the daemon knows."""
         return cast("list[NodeRecord]", await self._list("/api/peerstore"))
+
+    async def dns(self) -> list[DnsEntry]:
+        """Names on the mesh: pattern, and record type to text."""
+        return [
+            DnsEntry(Regex=str(each.get("Regex") or ""), Records=dict(each.get("Records") or {}))
+            for each in await self._list("/api/dns")
+        ]
+
+    async def post_dns(self, regex: str, records: Mapping[str, str]) -> None:
+        """Write the records of a pattern, in the place of those that it had."""
+        body = json.dumps({"Regex": regex, "Records": dict(records)}).encode()
+        await self._call_shaped(dict, "POST", "/api/dns", body)
 
     async def _list(self, path: str) -> list[dict[str, Any]]:
         value = await self._call("GET", path)

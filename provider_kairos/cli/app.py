@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from provider_kairos.cli import services_app
+from provider_kairos.cli import dns_app, services_app
 
 __all__ = ["app", "spell_out"]
 
@@ -62,11 +62,14 @@ tokens = typer.Typer(help="Look at network tokens.", rich_markup_mode=None, no_a
 app.add_typer(roles, name="role")
 app.add_typer(tokens, name="token")
 services_app.add_to(app)
+dns_app.add_to(app)
 
 
 def spell_out(arguments: Sequence[str]) -> list[str]:
-    """The arguments with a bare ``--wait`` given its number, which the parser cannot leave out."""
-    return [f"--wait={WAIT_SECONDS}" if argument == "--wait" else argument for argument in arguments]
+    """The arguments with a bare ``--wait`` given its number, which the parser cannot leave out, and ``dns`` its word."""
+    return [
+        f"--wait={WAIT_SECONDS}" if argument == "--wait" else argument for argument in dns_app.spell_out(arguments)
+    ]
 
 
 def _version(value: bool) -> None:

@@ -70,7 +70,7 @@ def _commands(arguments: Sequence[str]) -> int:
     else:
         module = import_module("provider_kairos.cli.app")
         app, rest, name = module.app, module.spell_out(arguments), "kairos-p2p"
-        if rest and rest[0] in NODE_COMMANDS:
+        if rest and (rest[0] in NODE_COMMANDS or rest[:2] == ["dns", "serve"]):
             command = import_module("typer.main").get_command(app)
             variables, rest = import_module("provider_kairos.cli.node_flags").take(rest, command)
             os.environ.update(variables)

@@ -23,7 +23,7 @@ import dns.tokenizer
 from provider_kairos.dns.question import AA, CD, MAX_UDP, QR, RA, RD, TC, Question, Rcode, Refused, presentation
 from provider_kairos.dns.records import RecordSet, Zone
 
-__all__ = ["TTL", "Elsewhere", "Reply", "decide", "encode", "encode_refusal", "udp_limit"]
+__all__ = ["TTL", "Elsewhere", "Reply", "decide", "encode", "encode_refusal", "readable", "udp_limit"]
 
 TTL: Final = 3600
 """Seconds for which others may keep a record of the mesh; EdgeVPN's figure."""
@@ -110,6 +110,11 @@ def _first(sets: Iterable[RecordSet], rdtype: int, zone: Zone) -> dns.rdata.Rdat
             f"record {each.pattern.text[:80]!r}: {text[:80]!r} is no value of type {rdtype}",
         )
     return None
+
+
+def readable(rdtype: int, text: str) -> bool:
+    """Whether zone-file text is a value of a record type."""
+    return _rdata(rdtype, text) is not None
 
 
 @functools.lru_cache(maxsize=1024)

@@ -32,12 +32,14 @@ class TooCostlyError(PatternError):
 class Pattern:
     """A compiled pattern.
 
-    ``needs`` is a text that every matching name holds, ``literal`` the number of characters that such a name is bound
-    to hold, ``whole`` whether the pattern is tied to start and end.
+    ``needs`` is a text that every matching name holds (in any case, and then in lower case here, when ``folded``),
+    ``literal`` the number of characters that such a name is bound to hold, ``whole`` whether the pattern is tied to
+    start and end.
     """
 
     text: str
     needs: str
+    folded: bool
     literal: int
     whole: bool
     # one instruction per place: a mask and where to go on, two ways to go on, or a condition and where to go on
@@ -52,7 +54,7 @@ class Pattern:
 
         Raises :class:`TooCostlyError` after ``allowed`` steps.
         """
-        if self.needs not in name:
+        if self.needs not in (name.lower() if self.folded else name):
             return False, 1
         codes = name.encode("ascii", "replace")
         steps, states = 0, [self._start]
@@ -102,9 +104,11 @@ def compile_pattern(text: str) -> Pattern:
     node = parse(text)
     compiler = _Compiler()
     start = compiler.emit(node, _MATCH)
+    needs, folded = _needs(node)
     return Pattern(
         text=text,
-        needs=_needs(node),
+        needs=needs,
+        folded=folded,
         literal=_literal(node),
         whole=_begins(node) and _ends(node),
         _masks=compiler.masks,
@@ -199,19 +203,22 @@ def _character(mask: int) -> str | None:
     return None
 
 
-def _needs(node: Node) -> str:
-    """The longest run of single characters on the pattern's main line; every matching name holds it."""
-    longest = run = ""
+def _needs(node: Node) -> tuple[str, bool]:
+    """The longest run of characters on the pattern's main line, and whether one of them may have either case."""
+    longest, longest_folded = "", False
+    run, folded = "", False
     for part in _line(node):
         match part:
-            case ("set", mask) if mask and mask & (mask - 1) == 0:
-                run += chr(mask.bit_length() - 1)
-                longest = max(longest, run, key=len)
+            case ("set", mask) if (character := _character(mask)) is not None:
+                run += character
+                folded = folded or mask & (mask - 1) != 0
+                if len(run) > len(longest):
+                    longest, longest_folded = run, folded
             case ("look", _):
                 pass  # takes no character
             case _:
-                run = ""
-    return longest
+                run, folded = "", False
+    return longest.lower() if longest_folded else longest, longest_folded
 
 
 def _line(node: Node) -> list[Node]:
