@@ -31,7 +31,6 @@ _MARK = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end of \2 -->)", 
 # --- cloud-config keys that have no effect yet -----------------------------------------------------------------------
 
 NOT_YET = {
-    "p2p.disable_dht": "without effect: there is no DHT in this version",
     "p2p.dynamic_roles": "not yet: roles of nodes that are gone are kept",
     "k0s": "not yet: refused with an error",
     "k0s-worker": "not yet: refused with an error",
@@ -44,6 +43,12 @@ REMEDIES = {
     "mesh-host-down": "nothing, unless it stays; then the reason in the sentence",
     "mesh-no-peers": "is another box on, on the same LAN, with the same token (`kairos-p2p token inspect`)? "
     "Multicast (mDNS) must pass; across networks set `EDGEVPNBOOTSTRAPPEERS` in `p2p.vpn.env`",
+    "mesh-no-discovery": "`p2p.disable_dht: false`, or `EDGEVPNMDNS` or `EDGEVPNBOOTSTRAPPEERS` in `p2p.vpn.env`; a node "
+    "that only others dial needs neither",
+    "dht-no-bootstrap": "can this node reach the internet, or your own bootstrap peers (address, port, firewall)? One of "
+    "your own serves the DHT with `KAIROS_P2P_DHT_MODE: server`. Without either set `p2p.disable_dht: true`",
+    "dht-nobody-found": "is another node on, with the same token, and reaches the same DHT? Behind a router that hides "
+    "it, forward a port and name it in `EDGEVPNDHTANNOUNCEMADDRS`",
     "mesh-discovery-down": "a network interface that is up and takes multicast; or `EDGEVPNBOOTSTRAPPEERS`",
     "mesh-nobody-on-topic": "compare the tokens' fingerprints (`kairos-p2p token inspect`), then the clocks",
     "mesh-connections-full": "nothing, if so many nodes are yours: then raise `EDGEVPNMAXCONNS`; otherwise somebody fills "
@@ -125,6 +130,7 @@ _EXAMPLES: dict[str, Any] = {
     "needed": 2,
     "network": "10.1.0.0/24",
     "network_id": "site-a",
+    "nodes": 24,
     "peer": "12D3KooW...",
     "peers": ("12D3KooW...",),
     "problem": "/dev/net/tun is missing",
@@ -136,6 +142,7 @@ _EXAMPLES: dict[str, Any] = {
     "signing": ("12D3KooW...",),
     "size": 254,
     "transport": "UDP",
+    "tried": 5,
     "unsigned": ("12D3KooW...",),
     "variable": "EGRESS",
     "want": 2,
@@ -151,6 +158,7 @@ _SPECIAL: dict[tuple[str, str], Any] = {
     ("state-not-saved", "problem"): "the disk is full",
     ("settling", "seen"): 2,
     ("mesh-host-down", "reason"): "the port is taken",
+    ("dht-no-bootstrap", "connected"): 0,
     ("trust-not-admitted", "known"): True,
 }
 

@@ -216,6 +216,7 @@ class PeerStatus(TypedDict):
     agent: str | None
     addresses: list[str]
     last_error: str | None
+    found_by: str | None
 
 
 class LedgerStatus(TypedDict):

@@ -32,7 +32,7 @@ from provider_kairos.ledger.engine import HEARTBEATS, Ledger
 from provider_kairos.ledger.model import LedgerSettings
 from provider_kairos.ledger.signing import Signer
 from provider_kairos.mesh.node import Mesh
-from provider_kairos.mesh.settings import MeshSettings
+from provider_kairos.mesh.settings import DhtSettings, MeshSettings
 from provider_kairos.mesh.views import EpochChanged, PeerConnected, PeerDisconnected, PeerSubscribed, PeerUnsubscribed
 from provider_kairos.vpn.records import LEASE_BUCKET, MACHINES_BUCKET, LeaseNote, LeaseState, parse_machines
 
@@ -177,6 +177,7 @@ def _mesh_settings(settings: DaemonSettings, seed: bytes) -> MeshSettings:
         listen=settings.listen,
         bootstrap_peers=settings.bootstrap_peers,
         mdns=settings.mdns,
+        dht=_dht_settings(settings) if settings.dht else None,
         blocked_networks=(
             *((str(settings.address.network),) if settings.vpn else ()),
             *settings.limits.blocked_networks,
@@ -186,6 +187,11 @@ def _mesh_settings(settings: DaemonSettings, seed: bytes) -> MeshSettings:
         limits=settings.limits.connections,
         public_room=settings.trust.guard,
     )
+
+
+def _dht_settings(settings: DaemonSettings) -> DhtSettings:
+    chosen = settings.dht_settings
+    return DhtSettings(mode=chosen.mode, interval=chosen.interval, announce=chosen.announce)
 
 
 def _ledger_settings(settings: DaemonSettings) -> LedgerSettings:

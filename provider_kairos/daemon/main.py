@@ -58,8 +58,6 @@ def main(environ: Mapping[str, str]) -> int:
 async def _run(settings: DaemonSettings) -> None:
     log.info("Version: v%s", __version__)
     log.info("Starting EdgeVPN network")
-    if settings.dht:
-        log.info("nodes are found by mDNS and EDGEVPNBOOTSTRAPPEERS: discovery over a DHT is not part of this version")
     for name, why in settings.not_acted_on:
         log.warning("%s has no effect: %s", name, why)
     store = await trio.to_thread.run_sync(Store, settings.state_dir / "mesh.db")

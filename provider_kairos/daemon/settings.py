@@ -35,7 +35,7 @@ from provider_kairos.daemon.environment import (
     parse_text,
     read_fields,
 )
-from provider_kairos.daemon.settings_dht import DhtSettings
+from provider_kairos.daemon.settings_dht import DhtSettings, parse_bootstrap_peers
 from provider_kairos.daemon.settings_dns import DnsSettings
 from provider_kairos.daemon.settings_egress import EgressSettings
 from provider_kairos.daemon.settings_limits import LimitSettings
@@ -233,14 +233,13 @@ VARIABLES = (
     Variable(
         "EDGEVPNBOOTSTRAPPEERS",
         "bootstrap_peers",
-        parse_list,
-        "multiaddresses of peers to dial, with commas, `/p2p/ID` at the end",
+        parse_bootstrap_peers,
+        "multiaddresses of peers to dial, with commas, `/p2p/ID` at the end; they are the way into the DHT too, in place of "
+        "the public one's",
         flag="--discovery-bootstrap-peers",
     ),
     Variable("EDGEVPNMDNS", "mdns", parse_bool, "find peers on the LAN", flag="--mdns"),
-    Variable(
-        "EDGEVPNDHT", "dht", parse_bool, "read, and without effect: there is no DHT in this version", flag="--dht"
-    ),
+    Variable("EDGEVPNDHT", "dht", parse_bool, "find peers through a DHT: the public one, or your own", flag="--dht"),
     Variable("API", "api", parse_bool, "serve the HTTP API", flag="--api"),
     Variable("APILISTEN", "api_listen", parse_text, "where: `unix://PATH` or `HOST:PORT`", flag="--api-listen"),
     Variable("APILISTENUNIXMODE", "api_unix_mode", parse_text, "octal mode of the socket"),

@@ -177,7 +177,8 @@ class StatusReporter:
         ages = ledger.live_peers(now, self.settings.offline_after)
         addresses = {peer: address for address, peer in parse_machines(ledger.bucket(MACHINES_BUCKET) or {}).items()}
         notes = parse_notes(ledger.bucket(LEASE_BUCKET) or {})
-        views = {view.peer_id: view for view in self.mesh.peers()}
+        # nodes of the DHT are connected by the dozen for a moment, and are none of ours
+        views = {view.peer_id: view for view in self.mesh.peers() if view.found_by != "dht-node"}
         found: list[PeerStatus] = []
         for peer in sorted((views.keys() | ages.keys()) - {self.mesh.peer_id}):
             view = views.get(peer)
@@ -198,6 +199,7 @@ class StatusReporter:
                     "agent": (view.agent or None) if view else None,
                     "addresses": list(view.addresses) if view else [],
                     "last_error": (view.last_error or None) if view else None,
+                    "found_by": (view.found_by or None) if view else None,
                 }
             )
         return found

@@ -2,7 +2,8 @@
 
 One task per known peer keeps it connected: all its addresses are tried, the likeliest first, the next one shortly
 after when there is no answer yet; failures are remembered per address, and the pause between rounds grows per peer,
-with jitter. A fresh find (mDNS, identify) ends the pause. When both sides find each other at once, the one with the
+with jitter. A fresh find (mDNS, DHT, identify) ends the pause. What a DHT says of a peer may be a day old: such a lead gets
+a few rounds, side by side with others, and is forgotten when nobody answers, until it is found once more. When both sides find each other at once, the one with the
 smaller peer ID dials and the other gives it a moment. How a connection is made is
 :mod:`provider_kairos.mesh.swarm`'s business.
 """
@@ -39,6 +40,10 @@ STABLE = 10.0
 MAX_KNOWN = 1024
 MAX_ADDRESSES = 32
 MAX_DIALS = 32
+MAX_LEAD_DIALS = 64
+LEAD_ROUNDS = 2
+"""Rounds of dialling for a peer that a DHT told us of."""
+
 FORGET_AFTER = 3600.0
 """Seconds after which a peer that cannot be reached is forgotten, unless it is a bootstrap peer."""
 
@@ -55,7 +60,11 @@ class Dialing(Protocol):
 
 @dataclass(slots=True)
 class Known:
-    """What is known of one peer. ``endpoints`` maps to failures in a row."""
+    """What is known of one peer. ``endpoints`` maps to failures in a row.
+
+    ``source`` is who told us first: mdns, dht, bootstrap, inbound, or something else. ``rounds`` are those that are left
+    to a lead; None for a peer that is dialled until it is forgotten.
+    """
 
     peer: PeerId
     endpoints: dict[Endpoint, int] = field(default_factory=dict)
@@ -63,6 +72,8 @@ class Known:
     last_error: str = ""
     heard_at: float = 0.0
     permanent: bool = False
+    source: str = ""
+    rounds: int | None = None
     wake: trio.Event = field(default_factory=trio.Event)
     changed: trio.Event = field(default_factory=trio.Event)
 
@@ -90,6 +101,7 @@ class Dialer:
         self._own_endpoints = own_endpoints
         self._connects = connects
         self._limit = trio.CapacityLimiter(MAX_DIALS)
+        self._lead_limit = trio.CapacityLimiter(MAX_LEAD_DIALS)
         self._nursery: trio.Nursery | None = None
 
     async def run(self) -> None:
@@ -105,19 +117,31 @@ class Dialer:
                 if peer is None:
                     nursery.start_soon(self._keep_nameless, endpoint)
                 else:
-                    self._learn(peer, [endpoint], permanent=True)
+                    self.keep(peer, [endpoint])
             await trio.sleep_forever()
 
     # --- what we hear -----------------------------------------------------------------------------------------------
 
-    def found(self, peer: str, addresses: Iterable[str]) -> None:
+    def found(self, peer: str, addresses: Iterable[str], source: str = "") -> None:
         """Discovery found a peer: dial it, whatever was before."""
         parsed = [each[0] for each in map(parse_endpoint, addresses) if each is not None]
-        self._learn(PeerId(peer), parsed, fresh=True)
+        self._learn(PeerId(peer), parsed, fresh=True, source=source)
 
-    def learn(self, peer: PeerId, endpoints: Iterable[Endpoint]) -> None:
+    def lead(self, peer: PeerId, endpoints: Iterable[Endpoint]) -> None:
+        """A DHT says that a peer is there: try it."""
+        known = self.known.get(peer)
+        rounds = None if known is not None and known.rounds is None else LEAD_ROUNDS
+        self._learn(peer, endpoints, fresh=True, source="dht", rounds=rounds)
+
+    def learn(self, peer: PeerId, endpoints: Iterable[Endpoint], *, member: bool = True) -> None:
         """A connected peer says where it listens; for when the connection is lost."""
-        self._learn(peer, endpoints)
+        known = self.known.get(peer)
+        rounds = known.rounds if known is not None and not member else None
+        self._learn(peer, endpoints, source="inbound", rounds=rounds)
+
+    def keep(self, peer: PeerId, endpoints: Iterable[Endpoint]) -> None:
+        """A bootstrap peer: never forgotten."""
+        self._learn(peer, endpoints, permanent=True, source="bootstrap")
 
     def connection_changed(self, peer: PeerId) -> None:
         """A connection came or went."""
@@ -143,7 +167,14 @@ class Dialer:
         return True
 
     def _learn(
-        self, peer: PeerId, endpoints: Iterable[Endpoint], *, permanent: bool = False, fresh: bool = False
+        self,
+        peer: PeerId,
+        endpoints: Iterable[Endpoint],
+        *,
+        permanent: bool = False,
+        fresh: bool = False,
+        source: str = "",
+        rounds: int | None = None,
     ) -> None:
         if peer == self._me or not self._connects(peer):
             return
@@ -152,11 +183,12 @@ class Dialer:
         if known is None:
             if len(self.known) >= MAX_KNOWN and not self._make_room():
                 return
-            known = self.known[peer] = Known(peer)
+            known = self.known[peer] = Known(peer, source=source, rounds=rounds)
             if self._nursery is not None:
                 self._nursery.start_soon(self._keep, known)
         known.heard_at = now
         known.permanent |= permanent
+        known.rounds = rounds
         for endpoint in endpoints:
             if endpoint.host in self._blocked:
                 continue
@@ -190,6 +222,8 @@ class Dialer:
         while self.known.get(known.peer) is known:
             if self._network.preferred(known.peer) is not None:
                 connected_at = trio.current_time()
+                if known.rounds is not None:
+                    known.rounds = LEAD_ROUNDS
                 await known.changed.wait()
                 if self._network.preferred(known.peer) is None:
                     if trio.current_time() - connected_at > STABLE:
@@ -202,7 +236,10 @@ class Dialer:
             if self._network.preferred(known.peer) is not None:
                 continue
             known.failures += 1
-            if not known.permanent and trio.current_time() - known.heard_at > FORGET_AFTER:
+            if known.rounds is not None:
+                known.rounds -= 1
+            given_up = known.rounds == 0 or trio.current_time() - known.heard_at > FORGET_AFTER
+            if not known.permanent and given_up:
                 self._forget(known)
                 return
             pause = min(PAUSE_FIRST * 2 ** min(known.failures - 1, 10), PAUSE_MOST)
@@ -224,7 +261,7 @@ class Dialer:
         async def attempt(endpoint: Endpoint, failed: trio.Event) -> None:
             nonlocal done
             try:
-                async with self._limit:
+                async with self._limit if known.rounds is None else self._lead_limit:
                     await self._network.dial(endpoint, known.peer)
             except DialError as error:
                 if endpoint in known.endpoints:
@@ -281,7 +318,7 @@ class Dialer:
                 log.debug("bootstrap %s: %s", endpoint, error)
             else:
                 failures = 0
-                self._learn(connection.peer, [endpoint], permanent=True)
+                self.keep(connection.peer, [endpoint])
                 known = self.known.get(connection.peer)
                 # Its own task reconnects it. When that fails again and again, somebody else may live there now.
                 while known is not None and (self._network.preferred(known.peer) is not None or known.failures < 3):

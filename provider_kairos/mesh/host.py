@@ -1,7 +1,7 @@
 """One life of the libp2p host: everything that ends and starts again together (spec/edgevpn.md 7).
 
-Puts swarm, gossip, room, identify, dialer and mDNS together. Discovery runs in tasks that are restarted when they
-fail; a failure of anything else ends this host, and :mod:`provider_kairos.mesh.node` makes a new one from the same key.
+Puts swarm, gossip, room, identify, dialer and discovery together. Dialer and discovery are restarted when they fail; a
+failure of anything else ends this host, and :mod:`provider_kairos.mesh.node` makes a new one from the same key.
 """
 
 from __future__ import annotations
@@ -9,24 +9,26 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provider_kairos.clock import Clock
-from provider_kairos.errors import HostError, PeerError, UnreachableError
+from provider_kairos.errors import PeerError, UnreachableError
 from provider_kairos.ids import PeerId
 from provider_kairos.mesh import identify, parts
-from provider_kairos.mesh.addresses import Networks, advertised, parse_listen
+from provider_kairos.mesh.addresses import Endpoint, Networks, advertised, parse_listen
 from provider_kairos.mesh.admission import Admission
 from provider_kairos.mesh.channels import Handshakes
 from provider_kairos.mesh.complaints import Complaints
 from provider_kairos.mesh.connection_limits import ConnectionStats, Standing
 from provider_kairos.mesh.dialer import Dialer
+from provider_kairos.mesh.discovery import Discovery, restarting
 from provider_kairos.mesh.gossip import PROTOCOLS as GOSSIP
 from provider_kairos.mesh.gossip import Gossip
 from provider_kairos.mesh.gossip_wire import GossipMessage
+from provider_kairos.mesh.kad import PROTOCOL as KAD
 from provider_kairos.mesh.multistream import NegotiationError
 from provider_kairos.mesh.muxer_stream import PacketHandler, Stream, StreamEndedError
 from provider_kairos.mesh.room import Room
@@ -43,9 +45,6 @@ from provider_kairos.mesh.views import (
     PeerSubscribed,
     PeerUnsubscribed,
 )
-
-if TYPE_CHECKING:
-    from provider_kairos.mesh.mdns import Mdns
 
 __all__ = ["Host", "Sink"]
 
@@ -139,12 +138,25 @@ class Host:
             self.swarm,
             self._blocked,
             rng,
-            bootstrap=settings.bootstrap_peers,
+            bootstrap=[text for text in settings.bootstrap_peers if not text.startswith("/dnsaddr/")],
             own_endpoints=self.addresses,
             connects=admission.connects,
         )
-        self._discovery: Mdns | None = None
+        self.discovery = Discovery(
+            settings,
+            self.peer_id,
+            self.swarm,
+            self.dialer,
+            clock=clock,
+            rng=rng,
+            addresses=self.addresses,
+            endpoints_of=self._endpoints_of,
+            on_topic=lambda: self._on_topic,
+        )
+        if self.discovery.kad is not None and self.discovery.kad.server:
+            self._own[KAD] = self.discovery.kad.serve
         self._on_topic: set[PeerId] = set()
+        self._told: set[PeerId] = set()
         self._addresses: tuple[float, list[str]] = (float("-inf"), [])
         self._changed_protocols = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -157,10 +169,9 @@ class Host:
             await nursery.start(self.gossip.run)
             self._follow_epoch()
             nursery.start_soon(self._rotate)
-            nursery.start_soon(self._restarting, "dialer", self.dialer.run)
+            nursery.start_soon(restarting, "dialer", self.dialer.run)
             nursery.start_soon(self._push_changes)
-            if self._settings.mdns:
-                nursery.start_soon(self._restarting, "mDNS", self._mdns)
+            nursery.start_soon(self.discovery.run)
             task_status.started()
 
     def listen(self) -> list[tuple[str, int]]:
@@ -213,11 +224,6 @@ class Host:
         if self.swarm.preferred(peer) is None:
             raise UnreachableError(f"peer {peer} is not connected")
         return MeshStream(await self.swarm.open_stream(peer, (protocol,)))
-
-    def discovery_problem(self) -> str:
-        """Why mDNS does not work; empty when it does, or is switched off."""
-        problem = self._discovery.problem if self._discovery is not None else None
-        return str(problem) if problem is not None else ""
 
     def protocols_changed(self) -> None:
         """Handlers were added or removed: tell connected peers."""
@@ -275,9 +281,16 @@ class Host:
 
     def _learn(self, peer: PeerId, identity: identify.Identity) -> None:
         self.identities[peer] = identity
-        self.dialer.learn(peer, identity.endpoints)
+        # whoever is a stranger to us and our network need not be kept connected
+        if peer in self.dialer.known or peer in self._on_topic:
+            self.dialer.learn(peer, identity.endpoints, member=peer in self._on_topic)
+        self.discovery.identified(peer, identity)
         if identity.protocols.intersection(GOSSIP):
             self.gossip.nudge(peer)
+
+    def _endpoints_of(self, peer: PeerId) -> Iterable[Endpoint]:
+        identity = self.identities.get(peer)
+        return identity.endpoints if identity is not None else ()
 
     async def _push_changes(self) -> None:
         while True:
@@ -303,13 +316,21 @@ class Host:
 
     def _connected(self, connection: Connection) -> None:
         peer = connection.peer
+        contact = self.discovery.is_contact(peer)
         if len(self.swarm.connections(peer)) == 1:
-            log.info("peer %s connected at %s", peer, connection.address)
-            self._sink.tell(PeerConnected(peer))
+            log.log(logging.DEBUG if contact else logging.INFO, "peer %s connected at %s", peer, connection.address)
+            if not contact:
+                self._tell_connected(peer)
         self.dialer.connection_changed(peer)
-        self.gossip.nudge(peer)
+        if not contact:  # most nodes of a DHT serve no gossip; those that do say so in a moment
+            self.gossip.nudge(peer)
         assert self._nursery is not None
         self._nursery.start_soon(self._greet, connection)
+
+    def _tell_connected(self, peer: PeerId) -> None:
+        if peer not in self._told:
+            self._told.add(peer)
+            self._sink.tell(PeerConnected(peer))
 
     async def _greet(self, connection: Connection) -> None:
         connection.muxer.ping()
@@ -320,11 +341,13 @@ class Host:
         self.dialer.connection_changed(peer)
         self.gossip.nudge(peer)
         if not self.swarm.connections(peer):
-            log.info("peer %s disconnected: %s", peer, connection.muxer.error or "shutting down")
+            level = logging.DEBUG if self.discovery.is_contact(peer) else logging.INFO
+            log.log(level, "peer %s disconnected: %s", peer, connection.muxer.error or "shutting down")
             self.identities.pop(peer, None)
-            if self._discovery is not None:
-                self._discovery.ask_again()  # it may be back under another address already
-            self._sink.tell(PeerDisconnected(peer))
+            self.discovery.lost(peer)
+            if peer in self._told:
+                self._told.discard(peer)
+                self._sink.tell(PeerDisconnected(peer))
 
     # --- the room ---------------------------------------------------------------------------------------------------
 
@@ -339,6 +362,8 @@ class Host:
     def _subscribed(self, _peer: PeerId) -> None:
         now = self.on_chain()
         for peer in now - self._on_topic:
+            self.dialer.learn(peer, self._endpoints_of(peer))
+            self._tell_connected(peer)
             self._sink.tell(PeerSubscribed(peer))
         for peer in self._on_topic - now:
             self._sink.tell(PeerUnsubscribed(peer))
@@ -355,31 +380,6 @@ class Host:
             log.info("ledger room of epoch %d", epoch.counter)
             self._sink.tell(EpochChanged(epoch.counter))
             self._subscribed(self.peer_id)
-
-    # --- discovery --------------------------------------------------------------------------------------------------
-
-    async def _mdns(self) -> None:
-        from provider_kairos.mesh.mdns import Mdns, MdnsSettings  # noqa: PLC0415 - dnspython only where mDNS is on
-
-        settings = MdnsSettings(self._settings.token.mdns, self.peer_id, self._settings.blocked_networks)
-        self._discovery = Mdns(settings, self.addresses, self.dialer.found)
-        await self._discovery.run()
-
-    async def _restarting(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Keep a discovery running: its failure is a line in the log, never more."""
-        pause = 1.0
-        while True:
-            started = trio.current_time()
-            try:
-                await run()
-            except HostError as error:
-                log.warning("%s: %s", name, error)
-            except Exception:  # discovery may break in ways of its own; the mesh goes on
-                log.exception("%s failed, it is started again in %.0f s", name, pause)
-            if trio.current_time() - started > 60:
-                pause = 1.0
-            await trio.sleep(pause)
-            pause = min(pause * 2, 60.0)
 
 
 def stream_count(stream: Stream) -> Count:

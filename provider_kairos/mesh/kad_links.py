@@ -49,6 +49,9 @@ class Network(Protocol):
     def connections(self, peer: PeerId) -> list[Connection]:
         """All connections to a peer."""
 
+    def peers(self) -> list[PeerId]:
+        """Connected peers."""
+
     def dial(self, endpoint: Endpoint, expected: PeerId | None) -> Awaitable[Connection]:
         """Connect; raises DialError."""
 

@@ -18,11 +18,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from provider_kairos.clock import Clock
 from provider_kairos.errors import HostError, UnreachableError, Waiting
 from provider_kairos.ids import PeerId, peer_id_of_public_key
+from provider_kairos.mesh import multiaddr
 from provider_kairos.mesh.addresses import Networks, parse_listen
 from provider_kairos.mesh.admission import Admission
 from provider_kairos.mesh.complaints import Complaints
 from provider_kairos.mesh.connection_limits import ConnectionStats
+from provider_kairos.mesh.discovery import bootstrap_of
 from provider_kairos.mesh.host import Host, stream_count
+from provider_kairos.mesh.kad import PROTOCOL as KAD
 from provider_kairos.mesh.muxer_stream import PacketHandler
 from provider_kairos.mesh.settings import MeshSettings
 from provider_kairos.mesh.streams import MeshStream, StreamHandler, guarded_packet_handler
@@ -30,7 +33,6 @@ from provider_kairos.mesh.traffic import Count, TrafficMeter
 from provider_kairos.mesh.views import (
     AllGatedOut,
     ConnectionsFull,
-    DiscoveryDown,
     HostDown,
     MeshEvent,
     Message,
@@ -63,6 +65,9 @@ class Mesh:
         for text in settings.listen:
             parse_listen(text)
         Networks(settings.blocked_networks)
+        bootstrap_of(settings)
+        for text in settings.dht.announce if settings.dht is not None else ():
+            multiaddr.encode(text)
         self.peer_id = peer_id_of_public_key(
             Ed25519PrivateKey.from_private_bytes(settings.seed).public_key().public_bytes_raw()
         )
@@ -262,6 +267,7 @@ class Mesh:
                     failures=known.failures if known else 0,
                     agent=identity.agent if identity else "",
                     protocols=tuple(sorted(identity.protocols)) if identity else (),
+                    found_by=self._found_by(host, peer),
                 )
             )
         return views
@@ -278,11 +284,10 @@ class Mesh:
         if host is None:
             return [HostDown(self._reason)]
         reasons: list[Waiting] = []
-        if problem := host.discovery_problem():
-            reasons.append(DiscoveryDown(problem))
         connected = host.swarm.peers()
-        if not connected:
-            return [NoPeers(len(host.dialer.known)), *reasons]
+        candidates = [peer for peer in connected if not self._only_serves_dht(host, peer)]
+        if not candidates:
+            return [NoPeers(len(host.dialer.known.keys() - set(connected))), *host.discovery.waiting()]
         router = host.gossip.router
         reasons += host.room.skews((peer, frozenset(router.topics_of(peer))) for peer in connected)
         stats = host.connection_stats()
@@ -290,14 +295,28 @@ class Mesh:
             reasons.append(ConnectionsFull(stats.limits.most))
         room = host.on_chain()
         if not room:
-            reasons.append(NobodyOnTopic(len(connected)))
+            reasons.append(NobodyOnTopic(len(candidates)))
         elif rule := self.admission.deaf_to_all(room):
             reasons.append(AllGatedOut(len(room), rule))
-        return reasons
+        return [*reasons, *host.discovery.waiting()]
+
+    @staticmethod
+    def _only_serves_dht(host: Host, peer: PeerId) -> bool:
+        """Whether nobody expects a connected peer in our room: it is there for the DHT."""
+        identity = host.identities.get(peer)
+        serves = identity is not None and KAD in identity.protocols and peer not in host.on_chain()
+        return serves or host.discovery.is_contact(peer)
 
     @staticmethod
     def _host_counters(host: Host) -> Counter[str]:
-        return Counter(host.swarm.counters) + host.gossip.counters + host.room.counters
+        return Counter(host.swarm.counters) + host.gossip.counters + host.room.counters + host.discovery.counters
+
+    @staticmethod
+    def _found_by(host: Host, peer: PeerId) -> str:
+        known = host.dialer.known.get(peer)
+        if known is not None:
+            return "bootstrap" if known.permanent else known.source
+        return "dht-node" if host.discovery.is_contact(peer) else "inbound"
 
     def _live_traffic(self) -> list[Count]:
         return [stream_count(stream) for stream in self._host.swarm.streams()] if self._host is not None else []

@@ -30,7 +30,7 @@ __all__ = ["Point", "Rendezvous", "key_of"]
 MOST_LEAD = 30.0
 """Seconds before an epoch at which it is announced; never more than a third of it."""
 
-FIRST_PAUSE, LONGEST_PAUSE_ALONE = 5.0, 60.0
+FIRST_PAUSE, LONGEST_PAUSE_ALONE = 2.0, 60.0
 """Seconds between rounds while nobody of ours is connected; they double."""
 
 SLACK = 1.5
@@ -72,7 +72,7 @@ class Rendezvous:
         self._lead = min(MOST_LEAD, self._epoch / 3)
         self._announced: set[str] = set()
         self._last: float | None = None
-        self._pause = FIRST_PAUSE
+        self._pause = FIRST_PAUSE / 2
         self._spread = 1.0
 
     def points(self, now: Now, *, alone: bool) -> list[Point]:
@@ -106,11 +106,15 @@ class Rendezvous:
         """Some node holds our record of ``point``."""
         self._announced.add(point.rendezvous)
 
+    def hurry(self) -> None:
+        """All points are due now: somebody may have forgotten us."""
+        self._last = None
+
     def done(self, now: Now, *, alone: bool) -> None:
         """A full round is over."""
         self._last = now.mono
         self._announced &= {point.rendezvous for point in (self._current(now), *self._following(now))}
-        self._pause = min(self._pause * 2, LONGEST_PAUSE_ALONE) if alone else FIRST_PAUSE
+        self._pause = min(self._pause * 2, LONGEST_PAUSE_ALONE) if alone else FIRST_PAUSE / 2
         self._spread = self._rng.uniform(0.75, 1.0)
 
     def full_round_due(self, now: Now, *, alone: bool) -> bool:

@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from provider_kairos.errors import LocalError
 from provider_kairos.ids import PeerId
+from provider_kairos.mesh.bootstrap import DEFAULT_PEERS
 from provider_kairos.mesh.connection_limits import ConnectionLimits
 from provider_kairos.token.codec import NetworkToken
 
-__all__ = ["MeshSettings"]
+__all__ = ["DhtMode", "DhtSettings", "MeshSettings"]
+
+
+class DhtMode(StrEnum):
+    """Whether this node answers others in the DHT."""
+
+    AUTO = "auto"
+    CLIENT = "client"
+    SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class DhtSettings:
+    """Discovery over a DHT (spec/edgevpn.md 6.2).
+
+    ``interval`` is the longest time between two rounds in seconds. ``announce``, when not empty, are the addresses that
+    others are told instead of our own. ``defaults`` are the bootstrap peers of a node that names none.
+    """
+
+    mode: DhtMode = DhtMode.AUTO
+    interval: float = 720.0
+    announce: tuple[str, ...] = ()
+    defaults: tuple[str, ...] = DEFAULT_PEERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +45,7 @@ class MeshSettings:
     many seconds the previous topic and key live on after a boundary, ``lead`` how many seconds before one the next
     topic is joined. ``gossip`` messages are limited by the token's ``max_message_size``. ``public_room``: be in the
     room of challenges too. ``only_peers``, when not empty, are those whose gossip is heard (the static peer table);
-    ``blocked_peers`` are not connected with.
+    ``blocked_peers`` are not connected with. ``dht`` is None where there is no discovery over a DHT.
     """
 
     seed: bytes = field(repr=False)
@@ -29,6 +53,7 @@ class MeshSettings:
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
     bootstrap_peers: tuple[str, ...] = ()
     mdns: bool = True
+    dht: DhtSettings | None = None
     blocked_networks: tuple[str, ...] = ("10.1.0.0/24",)
     interfaces: tuple[str, ...] = ()
     user_agent: str = "edgevpn"

@@ -37,6 +37,9 @@ UPGRADE_TIMEOUT = 15.0
 CONNECT_TIMEOUT = 10.0
 """Seconds for the TCP handshake of one address."""
 
+MAX_NAMED = 4
+"""Addresses behind one name that are tried, one after the other."""
+
 MAX_UPGRADING = 64
 MAX_UPGRADING_PER_ADDRESS = 16
 """Inbound connections that are not yet secure."""
@@ -456,26 +459,41 @@ def _bind(listen: Sequence[tuple[str, int]]) -> list[trio.SocketListener]:
     return listeners
 
 
+async def _resolve(endpoint: Endpoint, blocked: Networks) -> list[str]:
+    """The addresses behind a name, those of its family alone, in the order of the machine's resolver. Raises DialError."""
+    families = {"dns4": trio.socket.AF_INET, "dns6": trio.socket.AF_INET6}
+    family = families.get(endpoint.family, trio.socket.AF_UNSPEC)
+    found = await trio.socket.getaddrinfo(endpoint.host, endpoint.port, family=family, type=trio.socket.SOCK_STREAM)
+    addresses = dict.fromkeys(str(each[4][0]) for each in found)
+    allowed = [each for each in addresses if each not in blocked]
+    if addresses and not allowed:
+        raise DialError(f"{endpoint} is a name for an address in a blocked network")
+    return allowed[:MAX_NAMED]
+
+
 async def _connect(endpoint: Endpoint, blocked: Networks) -> TcpChannel:
     """A TCP connection to an address or name. Raises DialError."""
     try:
         with trio.fail_after(CONNECT_TIMEOUT):
-            if endpoint.ip is None:
-                stream = await trio.open_tcp_stream(endpoint.host, endpoint.port)
-                if stream.socket.getpeername()[0] in blocked:
-                    await trio.aclose_forcefully(stream)
-                    raise DialError(f"{endpoint} is a name for an address in a blocked network")
-                return TcpChannel(stream, initiator=True)
-            family = trio.socket.AF_INET6 if endpoint.family == "ip6" else trio.socket.AF_INET
-            raw = trio.socket.socket(family, trio.socket.SOCK_STREAM)
-            try:
-                with suppress(OSError):
-                    raw.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
-                await raw.connect((endpoint.host, endpoint.port))
-            except BaseException:
-                raw.close()
-                raise
-            return TcpChannel(trio.SocketStream(raw), initiator=True)
+            addresses = [endpoint.host] if endpoint.ip is not None else await _resolve(endpoint, blocked)
+            for number, address in enumerate(addresses, start=1):
+                family = trio.socket.AF_INET6 if ":" in address else trio.socket.AF_INET
+                raw = trio.socket.socket(family, trio.socket.SOCK_STREAM)
+                try:
+                    with suppress(OSError):
+                        raw.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
+                    with trio.fail_after(CONNECT_TIMEOUT / len(addresses)):
+                        await raw.connect((address, endpoint.port))
+                except (OSError, trio.TooSlowError):
+                    raw.close()
+                    if number == len(addresses):
+                        raise
+                except BaseException:
+                    raw.close()
+                    raise
+                else:
+                    return TcpChannel(trio.SocketStream(raw), initiator=True)
+        raise DialError(f"{endpoint}: a name without an address")
     except trio.TooSlowError:
         raise DialError(f"{endpoint}: no answer within {CONNECT_TIMEOUT:.0f} s") from None
     except OSError as error:

@@ -166,7 +166,7 @@ class DhtNoBootstrap(Waiting):
         """One sentence."""
         if self.connected:
             return f"no bootstrap peer serves the DHT: {self.tried} tried, {self.connected} connected"
-        return f"no bootstrap peer answers: {self.tried} tried"
+        return f"no bootstrap peer answers: {self.tried} tried" if self.tried else "there is no bootstrap peer to try"
 
 
 @dataclass(frozen=True, slots=True)

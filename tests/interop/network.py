@@ -133,7 +133,11 @@ class Node:
         else:
             common |= {"DHCP": "true", "DHCPLEASEDIR": str(self.home / "lease")}
         if self.kind == "ours":
-            common |= {"KAIROS_P2P_STATE_DIR": str(self.home), "KAIROS_P2P_VPN": str(self.vpn).lower()}
+            common |= {
+                "KAIROS_P2P_STATE_DIR": str(self.home),
+                "KAIROS_P2P_VPN": str(self.vpn).lower(),
+                "EDGEVPNDHT": "false",
+            }
             if self.port:
                 common["EDGEVPNLISTENMADDRS"] = self._listen
         return common

@@ -50,6 +50,7 @@ class DaemonProcess:
             "APILISTEN": f"unix://{self.socket}",
             "API": "true",
             "DHCP": "true",
+            "EDGEVPNDHT": "false",  # no test looks into the public DHT
             **environ,
         }
         self.process: subprocess.Popen[bytes] | None = None

@@ -41,6 +41,7 @@ def make(tmp_path):
             token,
             vpn=False,
             mdns=False,
+            dht=False,
             listen=("/ip4/127.0.0.1/tcp/0",),
             bootstrap_peers=bootstrap,
             api_listen=f"unix://{tmp_path}/{name}.sock",

@@ -12,6 +12,7 @@ from provider_kairos.ledger.policy import OwnershipMode
 from provider_kairos.token.codec import encode, generate, to_yaml
 
 TOKEN = encode(generate())
+PEER = "12D3KooWAKuk1EwYpBe6QNjqdbHotCBd2yaWAg6UVN7pJQv4fqXf"
 
 
 def read(**variables: str):
@@ -37,13 +38,16 @@ def test_what_the_provider_writes_is_read():
         DHCP="true",
         DHCPLEASEDIR="/usr/local/.kairos/lease",
         EDGEVPNDHT="false",
-        EDGEVPNBOOTSTRAPPEERS="/ip4/192.0.2.1/tcp/1/p2p/A, /ip4/192.0.2.2/tcp/1/p2p/B",
+        EDGEVPNBOOTSTRAPPEERS=f"/ip4/192.0.2.1/tcp/1/p2p/{PEER}, /ip4/192.0.2.2/tcp/1/p2p/{PEER}",
         EDGEVPNOWNERSHIP="Observe ",
     )
     assert settings.dhcp
     assert not settings.dht
     assert settings.lease_dir == Path("/usr/local/.kairos/lease")
-    assert settings.bootstrap_peers == ("/ip4/192.0.2.1/tcp/1/p2p/A", "/ip4/192.0.2.2/tcp/1/p2p/B")
+    assert settings.bootstrap_peers == (
+        f"/ip4/192.0.2.1/tcp/1/p2p/{PEER}",
+        f"/ip4/192.0.2.2/tcp/1/p2p/{PEER}",
+    )
     assert settings.ownership is OwnershipMode.OBSERVE
 
 
