@@ -235,6 +235,10 @@ class DaemonClient:
         path = f"/api/ledger/{quote_segment(bucket)}/{quote_segment(key)}/{encode_value(value)}"
         await self._write("PUT", path)
 
+    async def put_text(self, bucket: str, key: str, text: str) -> None:
+        """Store a text as it is, as EdgeVPN's own records have it: the JSON string, no base64."""
+        await self._write("PUT", f"/api/ledger/{quote_segment(bucket)}/{quote_segment(key)}/{quote_segment(text)}")
+
     async def delete(self, bucket: str, key: str) -> None:
         """Delete one record; deleting what is absent succeeds."""
         await self._write("DELETE", f"/api/ledger/{quote_segment(bucket)}/{quote_segment(key)}")
@@ -274,6 +278,16 @@ class DaemonClient:
     async def peerstore(self) -> list[NodeRecord]:
         """Every peer that the daemon knows."""
         return cast("list[NodeRecord]", await self._list("/api/peerstore"))
+
+    async def peer_gate(self, on: bool | None = None) -> bool | None:
+        """Switch the peer gate (None: only look) and return its state; None when the daemon has none."""
+        method, path = ("GET", "") if on is None else ("PUT", "/enable" if on else "/disable")
+        answer = await self._request(method, f"/api/peergate{path}")
+        if answer.status == 404:
+            return None
+        if answer.status != 200:
+            raise _status_error(self.address, method, "/api/peergate", answer)
+        return answer.body.strip() == b"true"
 
     async def dns(self) -> list[DnsEntry]:
         """Names on the mesh: pattern, and record type to text."""
