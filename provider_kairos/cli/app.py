@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from provider_kairos.cli import dns_app, services_app
+from provider_kairos.cli import dns_app, services_app, trust_app
 
 __all__ = ["app", "spell_out"]
 
@@ -63,6 +63,7 @@ app.add_typer(roles, name="role")
 app.add_typer(tokens, name="token")
 services_app.add_to(app)
 dns_app.add_to(app)
+trust_app.add_to(app)
 
 
 def spell_out(arguments: Sequence[str]) -> list[str]:
