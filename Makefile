@@ -51,7 +51,8 @@ test: setup
 
 # What the given binaries did not allow is named at the end (EDGEVPN_BIN: EdgeVPN v0.35).
 interop: go-programs
-	@$(RUN)/python -m pytest tests/interop tests/net/test_mesh_go.py
+	@KAIROS_P2P_API_DIFFERENCES=docs/reference/api-differences.md \
+		$(RUN)/python -m pytest tests/interop tests/net/test_mesh_go.py
 
 check: setup
 	@$(RUN)/ruff format --check .

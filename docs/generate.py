@@ -18,6 +18,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from provider_kairos.api import openapi
+from provider_kairos.api.operations import EVENTS, OPERATIONS
 from provider_kairos.config import hints
 from provider_kairos.config.schema import Settings
 from provider_kairos.daemon import settings as daemon
@@ -26,6 +28,9 @@ from provider_kairos.ledger.policy import OwnershipMode
 
 DOCS = Path(__file__).parent
 PACKAGE = DOCS.parent / "provider_kairos"
+OPENAPI = (PACKAGE / "api/openapi.json", DOCS / "reference/openapi.json")
+"""What the daemon gives, and the same for readers of the documentation."""
+
 _MARK = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 
 # --- cloud-config keys that have no effect yet -----------------------------------------------------------------------
@@ -278,12 +283,33 @@ def _same(what: str, code: set[str], here: set[str]) -> None:
         raise SystemExit(f"{what}: without words {sorted(code - here)}, no longer in the code {sorted(here - code)}")
 
 
+def native_routes() -> str:
+    """Our own routes, from the table that the router is made of."""
+    rows = []
+    for each in OPERATIONS:
+        words = [each.words]
+        if each.older:
+            words.append(f"; also GET `{each.older}`")
+        names = ", ".join(f"`{query.name}`" for query in each.query)
+        answer = f"[`{each.answer.__name__}`](openapi.json)" if each.answer is not None else each.media.partition(";")[0]
+        rows.append((f"{each.method} `{each.path}`", "".join(words), names, answer))
+    return _table(("method, path", "what", "query", "answer"), iter(rows))
+
+
+def native_events() -> str:
+    """Kinds of events and what each says."""
+    rows = ((f"`{kind}`", (shape.__doc__ or "").replace("``", "`")) for kind, shape in EVENTS.items())
+    return _table(("event", "what it says"), rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "daemon-variables": variables,
     "daemon-without-effect": without_effect,
     "cloud-config": cloud_config,
     "old-spellings": old_spellings,
     "reasons": reasons,
+    "native-routes": native_routes,
+    "native-events": native_events,
 }
 
 
@@ -307,6 +333,8 @@ def pages() -> Iterator[tuple[Path, str, str]]:
         text = path.read_text("utf-8")
         if "<!-- generated:" in text:
             yield path, text, rendered(text)
+    for path in OPENAPI:
+        yield path, path.read_text("utf-8") if path.exists() else "", openapi.text()
 
 
 def main(arguments: list[str]) -> Any:

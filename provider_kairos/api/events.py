@@ -46,9 +46,9 @@ class EventLog:
 
     def __init__(self, entries: int = 4096, size: int = 1 << 20, readers: int = 16) -> None:
         """``entries`` and ``size`` (bytes) bound what is kept, ``readers`` the open streams."""
-        self._entries = entries
+        self.entries = entries
         self._size = size
-        self._max_readers = readers
+        self.max_readers = readers
         self._kept: deque[Event] = deque()
         self._held = 0
         self._news = trio.Event()
@@ -66,7 +66,7 @@ class EventLog:
 
     def records(self, places: Collection[tuple[str, str]]) -> None:
         """Records (bucket, key) that look different now."""
-        if len(places) > self._entries // 2:  # so many at once that nobody could read on
+        if len(places) > self.entries // 2:  # so many at once that nobody could read on
             self.last += len(places)
             self._kept.clear()
             self._held = 0
@@ -79,7 +79,7 @@ class EventLog:
         self.last = event.sequence
         self._kept.append(event)
         self._held += event.size
-        while len(self._kept) > self._entries or self._held > self._size:
+        while len(self._kept) > self.entries or self._held > self._size:
             self._held -= self._kept.popleft().size
 
     def _tell(self) -> None:
@@ -107,7 +107,7 @@ class EventLog:
 
     def admit(self, kinds: Collection[str]) -> Callable[[], None]:
         """One more stream of these kinds. Call what is returned when it has ended. Raises TooManyReadersError."""
-        if self.readers >= self._max_readers:
+        if self.readers >= self.max_readers:
             raise TooManyReadersError
         self.readers += 1
         self._wanted.update(kinds)

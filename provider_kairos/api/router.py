@@ -86,7 +86,7 @@ class Router:
     """The table; calling it answers a request."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        self._routes = tuple(routes)
+        self.table = tuple(routes)
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request; raises only what a handler raises by mistake."""
@@ -115,7 +115,7 @@ class Router:
     async def _dispatch(
         self, request: Request, segments: Sequence[str], query: dict[str, list[str]], *, pretty: bool
     ) -> Response:
-        fitting = [(route, params) for route in self._routes if (params := route.match(segments)) is not None]
+        fitting = [(route, params) for route in self.table if (params := route.match(segments)) is not None]
         if not fitting:
             raise HttpError(HTTPStatus.NOT_FOUND)
         for route, params in fitting:

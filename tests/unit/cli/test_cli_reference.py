@@ -7,10 +7,10 @@ from pathlib import Path
 
 import typer
 
+from provider_kairos.api import server
+from provider_kairos.api.events import EventLog
 from provider_kairos.api.http import Limits
-from provider_kairos.api.native import native_routes
-from provider_kairos.api.routes import edgevpn_routes
-from provider_kairos.api.testing import FakeBackend
+from provider_kairos.api.testing import FakeBackend, FakeGate
 from provider_kairos.cli.app import app
 from provider_kairos.errors import ExitCode
 
@@ -35,15 +35,16 @@ def test_commands() -> None:
 
 def test_routes() -> None:
     text = (REFERENCE / "api.md").read_text()
-    rows = re.findall(r"(?m)^\| ((?:GET|PUT|POST|DELETE)[^|]*) \|", text)
+    rows = re.findall(r"(?m)^\| ((?:GET|PUT|POST|DELETE)[^|]*) \|(?:[^|]*; also (GET `[^`]+`))?", text)
     documented = {
         (method, path)
-        for row in rows
-        for method in re.findall(r"[A-Z]{3,}", row)
+        for row in (each for found in rows for each in found)
+        for method in re.findall(r"(?<![/:])\b[A-Z]{3,}\b", row)
         for path in re.findall(r"`([^`]+)`", row)
     }
     backend = FakeBackend()
-    assert documented == {(r.method, r.pattern) for r in [*edgevpn_routes(backend), *native_routes(backend)]}
+    backend.gate, backend.debug = FakeGate(), True
+    assert documented == {(route.method, route.pattern) for route in server.routes(backend).table}
 
 
 def test_limits() -> None:
@@ -56,5 +57,8 @@ def test_limits() -> None:
         f"| {limits.idle_seconds:g} s |",
         f"| {limits.send_seconds:g} s |",
         f"| {limits.connections}, else 503 |",
+        f"| {EventLog().max_readers}, else 503 |",
+        f"{limits.held_bytes >> 20} MiB, else 503 |",
+        f"{EventLog().entries} events",
     ):
         assert words in text
