@@ -11,7 +11,7 @@ import trio.testing
 
 from provider_kairos.ids import PeerId
 from provider_kairos.mesh import dialer as dialer_module
-from provider_kairos.mesh.addresses import Networks
+from provider_kairos.mesh.addresses import Endpoint, Networks
 from provider_kairos.mesh.dialer import PAUSE_MOST, Dialer
 from provider_kairos.mesh.swarm import DialError
 
@@ -219,3 +219,80 @@ def test_waiting_for_an_unknown_peer_says_so_at_once():
         assert await dialer.wait_connected(LARGER)
 
     play({at(1): 0.5}, script)
+
+
+def endpoints(*numbers):
+    return [Endpoint("ip4", f"192.0.2.{number}", 4001) for number in numbers]
+
+
+def test_a_lead_that_nobody_answers_is_forgotten_soon():
+    async def script(_network, dialer):
+        for number in range(100):  # stale records of a DHT
+            dialer.lead(PeerId(f"P{number}"), endpoints(1, 2, 3))
+        dialer.lead(LARGER, endpoints(9))
+        await trio.sleep(1)
+        assert dialer.known[LARGER].source == "dht"
+        await trio.sleep(120)
+        assert list(dialer.known) == [LARGER]
+
+    network = play({at(1): "silent", at(2): "silent", at(9): 0.01}, script)
+    assert len(network.dials) < 100 * 3 * dialer_module.LEAD_ROUNDS + 10
+
+
+def test_leads_hold_up_nobody_who_is_found_otherwise():
+    async def script(network, dialer):
+        for number in range(500):
+            dialer.lead(PeerId(f"P{number}"), endpoints(1, 2, 3))
+        dialer.found(LARGER, [at(9)])
+        await trio.sleep(1)
+        assert network.preferred(LARGER)
+
+    play({at(1): "silent", at(2): "silent", at(3): "silent", at(9): 0.01}, script)
+
+
+def test_a_lead_that_proves_to_be_ours_is_dialled_for_as_long_as_any_other():
+    async def script(network, dialer):
+        dialer.lead(LARGER, endpoints(1))
+        await trio.sleep(30)
+        dialer.learn(LARGER, endpoints(1), member=False)
+        assert dialer.known[LARGER].rounds is not None
+        dialer.learn(LARGER, endpoints(1))
+        network.answers.clear()
+        network.disconnect(LARGER)
+        await trio.sleep(600)
+        assert LARGER in dialer.known
+        # neither does a fresh lead make less of it
+        dialer.lead(LARGER, endpoints(2))
+        await trio.sleep(600)
+        assert LARGER in dialer.known
+
+    play({at(1): 0.01}, script)
+
+
+def test_a_lead_whose_connection_is_lost_gets_another_chance():
+    async def script(network, dialer):
+        dialer.lead(LARGER, endpoints(1))
+        await trio.sleep(30)
+        network.disconnect(LARGER)
+        await trio.sleep(5)
+        assert network.preferred(LARGER)
+        network.answers.clear()
+        network.disconnect(LARGER)
+        await trio.sleep(60)
+        assert LARGER not in dialer.known
+
+    play({at(1): 0.01}, script)
+
+
+def test_who_told_of_a_peer_is_remembered():
+    async def script(_network, dialer):
+        dialer.found("P1", [at(2)], "mdns")
+        dialer.lead(PeerId("P1"), endpoints(2))
+        dialer.keep(PeerId("P2"), endpoints(2))
+        dialer.learn(PeerId("P3"), endpoints(2))
+        assert [dialer.known[PeerId(f"P{n}")].source for n in (1, 2, 3)] == ["mdns", "bootstrap", "inbound"]
+        assert dialer.known[PeerId("P1")].rounds is None
+        await trio.sleep(2 * 3600)
+        assert list(dialer.known) == ["P2"]
+
+    play({}, script)
