@@ -1,4 +1,4 @@
-"""An attacker for the faces that only a whole daemon has: its ledger room, mDNS, and the socket of its API.
+"""An attacker for the faces that only a whole daemon has: its ledger room, mDNS, its name server, the API's socket.
 
 The room is entered with the right token, by a real mesh node: what it says there is sealed with the right key and
 signed by its author, and means harm all the same. Each attack is a program of its own, so that it runs in a network
@@ -6,6 +6,7 @@ namespace::
 
     python tests/net/daemon_fuzz.py room --count 10000 --token T --bootstrap /ip4/10.77.0.1/tcp/4001/p2p/ID --victim ID
     python tests/net/daemon_fuzz.py mdns --count 10000 --token T --address 10.77.0.3
+    python tests/net/daemon_fuzz.py dns --count 10000 --address 10.77.0.1
     python tests/net/daemon_fuzz.py http --count 10000 --socket /run/edgevpn-kairos.sock
 """
 
@@ -305,6 +306,35 @@ def attack_mdns(token: str, address: str, count: int, rng: random.Random) -> dic
     return {"mdns": count}
 
 
+# --- the name server ---------------------------------------------------------------------------------------------------
+
+QUESTION = bytes.fromhex("12340100000100000000000003666f6f04746573740000010001")
+
+
+def attack_dns(address: str, count: int, rng: random.Random) -> dict[str, int]:
+    """Bent questions over UDP, and over TCP in pieces; in between a good one, which has to be answered."""
+    kinds = (QUESTION, QUESTION[:10] + b"\0\1" + QUESTION[12:] + bytes.fromhex("0000290200000080000000"))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.connect((address, 53))
+        udp.settimeout(20)
+        for number in range(count):
+            data = rng.choice((bend(rng, rng.choice(kinds)), rng.randbytes(rng.randrange(1, 600))))
+            if rng.randrange(8):
+                udp.send(data)
+            else:
+                try:
+                    with socket.create_connection((address, 53), 5) as tcp:
+                        tcp.sendall(rng.choice((len(data).to_bytes(2, "big"), rng.randbytes(2), b"")) + data)
+                except OSError:
+                    pass
+            if number % 100 == 99:
+                time.sleep(0.6)  # strangers get 200 answers in a second
+                udp.send(b"\xff\xfe" + QUESTION[2:])
+                while udp.recv(65535)[:2] != b"\xff\xfe":
+                    pass
+    return {"dns": count}
+
+
 # --- the API ---------------------------------------------------------------------------------------------------------
 
 
@@ -389,7 +419,7 @@ def attack_http(path: str, count: int, rng: random.Random) -> dict[str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=("room", "mdns", "http"))
+    parser.add_argument("kind", choices=("room", "mdns", "dns", "http"))
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     parser.add_argument("--token", default=os.environ.get("EDGEVPNTOKEN", ""))
@@ -405,6 +435,8 @@ def main() -> None:
         sent = trio.run(attack_room, given.token, given.bootstrap, (given.victim, records), given.count, rng)
     elif given.kind == "mdns":
         sent = attack_mdns(given.token, given.address, given.count, rng)
+    elif given.kind == "dns":
+        sent = attack_dns(given.address, given.count, rng)
     else:
         sent = attack_http(given.socket, given.count, rng)
     print(json.dumps({"seed": given.seed, "sent": sent}))

@@ -40,14 +40,14 @@ def beside(name: str) -> ModuleType:
 
 mesh_fuzz = beside("mesh_fuzz")
 daemon_process = beside("daemon_process")
-KINDS = (*mesh_fuzz.KINDS, mesh_fuzz.PACKETS, "http", "mdns", "room", "room again")
+KINDS = (*mesh_fuzz.KINDS, mesh_fuzz.PACKETS, "http", "mdns", "dns", "room", "room again")
 
 
 def test_daemon_fuzz(make_namespaces, tmp_path, capsys):
     count = int(os.environ.get("KAIROS_P2P_FUZZ") or 150)
     victim_box, friend_box, attacker = make_namespaces(3)
     token = encode(generate())
-    options = {"EDGEVPNLISTENMADDRS": "/ip4/0.0.0.0/tcp/4001"}
+    options = {"EDGEVPNLISTENMADDRS": "/ip4/0.0.0.0/tcp/4001", "DNSADDRESS": ":53", "DNSFORWARD": "false"}
     victim = daemon_process.DaemonProcess(tmp_path / "victim", token, victim_box.argv([]), **options)
     friend = daemon_process.DaemonProcess(tmp_path / "friend", token, friend_box.argv([]), **options)
     with victim, friend:
@@ -65,11 +65,12 @@ def test_daemon_fuzz(make_namespaces, tmp_path, capsys):
         def attack(kind: str, seed: int) -> int:
             kind = kind.partition(" ")[0]
             program = [sys.executable, str(HERE / "mesh_fuzz.py"), endpoint, "--kind", kind]
-            if kind in {"http", "mdns", "room"}:
+            if kind in {"http", "mdns", "dns", "room"}:
                 program = [sys.executable, str(HERE / "daemon_fuzz.py"), kind]
                 program += {
                     "http": ["--socket", str(victim.socket)],
                     "mdns": ["--token", token, "--address", attacker.address],
+                    "dns": ["--address", victim_box.address],
                     "room": ["--token", token, "--bootstrap", endpoint, "--victim", name]
                     + [f"--record={each}" for each in (f"healthcheck/{name}", f"machines/{address}")]
                     + [f"--record=kairos-p2p.lease/{name}"],
@@ -112,6 +113,7 @@ def test_daemon_fuzz(make_namespaces, tmp_path, capsys):
             "handler_crashed",
             "packet_handler_crashed",
             "blocks_crashed",
+            "dns_crashed",
         ):
             assert not counters.get(bug), (bug, victim.tail())
         assert not victim.lines("Traceback")
