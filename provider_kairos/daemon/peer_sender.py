@@ -99,12 +99,15 @@ class PeerSender:
         stream = self._stream
         if stream is not None and not self._writing:
             while len(self._queue):
-                one = self._kind is PathKind.EDGEVPN
-                packets = self._queue.take(mono, 1 if one else 64, BATCH)
-                if packets and not stream.try_write_packet(packets[0] if one else encode(packets)):
-                    self._queue.put_back(packets, mono)
+                packets = self._queue.take(mono, 64, BATCH)
+                if self._kind is PathKind.EDGEVPN:
+                    taken = stream.try_write_packets(packets)
+                else:
+                    taken = len(packets) * stream.try_write_packets([encode(packets)] if packets else [])
+                self._counts["out-sent"] += taken
+                if taken < len(packets):
+                    self._queue.put_back(packets[taken:], mono)
                     break
-                self._counts["out-sent"] += len(packets)
         if len(self._queue):
             self._wake.set()
 

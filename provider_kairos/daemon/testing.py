@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import takewhile
 from types import TracebackType
 from typing import Any, Self
 
@@ -57,6 +58,10 @@ class FakeStream:
             return False
         self._take(packet)
         return True
+
+    def try_write_packets(self, packets: Sequence[bytes]) -> int:
+        """As :meth:`try_write_packet`, until one finds no room."""
+        return sum(1 for _ in takewhile(self.try_write_packet, packets))
 
     def close_write(self) -> None:
         """Half-closed."""

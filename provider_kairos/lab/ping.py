@@ -1,5 +1,6 @@
-"""A small ``ping`` for boxes on machines that have none: ICMP and ICMPv6 echo, ``-c -i -W -w -s -I -q -4 -6``.
+"""A small ``ping`` for boxes on machines that have none: ICMP and ICMPv6 echo, ``-c -i -f -l -W -w -s -I -q -4 -6``.
 
+``-f`` floods: the next request goes when a reply comes, or after 10 ms; ``-l`` says how many are on their way at once.
 Prints what people and scripts expect of iputils' ping and ends as it does: 0 when anything answered, 1 when
 nothing did, 2 on a mistake. Standard library only.
 """
@@ -80,6 +81,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="ping", description="the lab's ping", add_help=True)
     parser.add_argument("-c", dest="count", type=int, default=0)
     parser.add_argument("-i", dest="interval", type=float, default=1.0)
+    parser.add_argument("-f", dest="flood", action="store_true")
+    parser.add_argument("-l", dest="preload", type=int, default=1)
     parser.add_argument("-W", dest="wait", type=float, default=10.0)
     parser.add_argument("-w", dest="deadline", type=float, default=0.0)
     parser.add_argument("-s", dest="size", type=int, default=56)
@@ -126,11 +129,28 @@ class _Ping:
         except OSError as error:
             print(f"ping: sendmsg: {error.strerror}", file=sys.stderr)
 
-    def receive(self, until: float) -> None:
-        """Take replies until a moment, or until nothing is outstanding any more and nothing is left to send."""
+    def flood(self, end: float) -> None:
+        """Keep as many requests on their way as ``-l`` says, until the count or ``end``; a lost one is made up for."""
+        options = self.options
+        while time.monotonic() < end:
+            for _ in range(max(1, options.preload - len(self.pending))):
+                self.send()
+                if self.statistics.sent == options.count:
+                    self.receive(min(end, time.monotonic() + options.wait))
+                    return
+            self.receive(min(end, time.monotonic() + 0.01), first=True)
+
+    def receive(self, until: float, *, first: bool = False) -> None:
+        """Take replies until a moment, or until nothing is outstanding any more and nothing is left to send.
+
+        ``first``: no longer than until the first one that counts.
+        """
+        before = len(self.statistics.times)
         while True:
             left = until - time.monotonic()
             if left <= 0 or (not self.pending and self.statistics.sent == self.options.count):
+                return
+            if first and len(self.statistics.times) > before:
                 return
             if not select.select([self.link], [], [], left)[0]:
                 return
@@ -153,7 +173,9 @@ class _Ping:
         end = began + options.deadline if options.deadline else float("inf")
         print(f"PING {options.host} ({self.address[0]}) {options.size}({options.size + 28}) bytes of data.", flush=True)
         try:
-            while time.monotonic() < end:
+            if options.flood:
+                self.flood(end)
+            while not options.flood and time.monotonic() < end:
                 self.send()
                 last = bool(options.count) and self.statistics.sent >= options.count
                 self.receive(min(end, time.monotonic() + (options.wait if last else options.interval)))

@@ -76,6 +76,11 @@ class Responder:
         self.chosen: str | None = None
 
     @property
+    def fresh(self) -> bool:
+        """Nothing was fed yet."""
+        return not self._greeted and not self._buffer
+
+    @property
     def rest(self) -> bytes:
         """What came after the agreed proposal: the protocol's own first bytes."""
         return bytes(self._buffer)

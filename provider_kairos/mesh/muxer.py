@@ -13,14 +13,16 @@ Who the peer is, and what protocols mean, is decided above.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from typing import Protocol
 
 import trio
 
 from provider_kairos.errors import PeerError
 from provider_kairos.ids import PeerId
-from provider_kairos.mesh.multistream import NegotiationError, Responder
+from provider_kairos.mesh.multistream import HEADER, NegotiationError, Responder, encode_line
 from provider_kairos.mesh.muxer_stream import PacketHandler, Stream, StreamEndedError
 from provider_kairos.mesh.yamux_frames import Flag, FrameParser, GoAway, Kind, YamuxError, encode_header
 
@@ -29,6 +31,10 @@ __all__ = ["PROTOCOL", "ByteChannel", "Muxer"]
 log = logging.getLogger(__name__)
 
 PROTOCOL = "/yamux/1.0.0"
+
+# As plain numbers: operators of flag types make an object at every use, and every frame meets a dozen.
+_SYN, _ACK, _FIN, _RST = int(Flag.SYN), int(Flag.ACK), int(Flag.FIN), int(Flag.RST)
+_WINDOW_UPDATE, _PING, _GO_AWAY = int(Kind.WINDOW_UPDATE), int(Kind.PING), int(Kind.GO_AWAY)
 
 MAX_STREAMS = 1024
 """Streams that a peer may have open at once; more are reset."""
@@ -61,6 +67,12 @@ SWEEP = 30.0
 """Age in seconds at which a stream is reset that agreed on no protocol, or that only we have closed."""
 
 
+@cache
+def _opening(protocol: str) -> bytes:
+    """What a peer begins a stream with, and the answer to it, when it is sure of the protocol."""
+    return HEADER + encode_line(protocol)
+
+
 class ByteChannel(Protocol):
     """What a connection runs on: an encrypted, ordered byte stream."""
 
@@ -68,7 +80,14 @@ class ByteChannel(Protocol):
         """Some bytes; none at the end."""
 
     async def send(self, data: bytes) -> None:
-        """Send everything."""
+        """Send everything, and what :meth:`send_nowait` left."""
+
+    @property
+    def idle(self) -> bool:
+        """Nobody is sending and nothing is left: :meth:`send_nowait` may be called."""
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Send without waiting; False when something is left for :meth:`send`."""
 
     async def aclose(self) -> None:
         """Close the socket."""
@@ -104,6 +123,8 @@ class Muxer:
         self._going_away = False
         self._closing: int | None = None
         self._out: list[bytes] = []
+        self._unflushed = False
+        self._corked = False
         self._queued = 0
         self._out_ready = trio.Event()
         self._drained = trio.Event()
@@ -147,9 +168,46 @@ class Muxer:
             return
         self._out.append(data)
         self._queued += len(data)
-        self._out_ready.set()
+        if not self._corked:  # else it is flushed at the end
+            self._out_ready.set()
         if self._queued > MAX_QUEUED:
             self._stop("peer does not read what it makes us answer")
+
+    @contextmanager
+    def corked(self) -> Iterator[None]:
+        """What is queued meanwhile goes out together, at once where the socket takes it."""
+        outermost = not self._corked
+        self._corked = True
+        try:
+            yield
+        finally:
+            if outermost:
+                self._corked = False
+                self.flush()
+
+    def flush(self) -> None:
+        """Send at once what is queued, if the socket takes it; it saves a packet the way through the writer's task."""
+        if not self._out or self.ended.is_set():
+            return
+        if self._queued > COALESCE or self._closing is not None or not self._channel.idle:
+            self._out_ready.set()
+            return
+        data = b"".join(self._out)
+        self._taken()
+        try:
+            if not self._channel.send_nowait(data):
+                self._unflushed = True
+                self._out_ready.set()
+        except PeerError as error:
+            self._stop(str(error))
+
+    def _taken(self) -> None:
+        """What was queued is on its way."""
+        self._out = []
+        if self._queued >= HIGH_WATER:
+            self._drained.set()
+            self._drained = trio.Event()
+        self._queued = 0
 
     async def drained(self) -> None:
         """Wait until the queue is short again, or the connection over."""
@@ -173,7 +231,7 @@ class Muxer:
         if self._closing is None and not self.ended.is_set():
             self._closing = int(code)
             self._scope.deadline = min(self._scope.deadline, trio.current_time() + CLOSE_TIMEOUT)
-            self.put(encode_header(Kind.GO_AWAY, Flag.NONE, 0, int(code)))
+            self.put(encode_header(Kind.GO_AWAY, 0, 0, int(code)))
 
     async def run(self) -> None:
         """Serve the connection until it ends; the reason is in :attr:`error`. Only cancellation is raised."""
@@ -195,8 +253,9 @@ class Muxer:
         try:
             while data := await self._channel.receive():
                 self._heard_at = trio.current_time()
-                for frame in parser.feed(data):
-                    self._on_frame(*frame)
+                with self.corked():
+                    for frame in parser.feed(data):
+                        self._on_frame(*frame)
             self._stop("closed by the peer")
         except YamuxError as error:
             self.close(GoAway.PROTOCOL_ERROR)
@@ -209,13 +268,11 @@ class Muxer:
         try:
             while True:
                 await self._out_ready.wait()
-                while self._out:
+                while self._out or self._unflushed:
+                    self._unflushed = False
                     data = b"".join(self._out)
-                    self._out = []
-                    self._queued = 0
-                    self._drained.set()
-                    self._drained = trio.Event()
-                    for start in range(0, len(data), COALESCE):
+                    self._taken()
+                    for start in range(0, len(data) or 1, COALESCE):
                         await self._channel.send(data[start : start + COALESCE])
                 if self._closing is not None:
                     self._stop(self.error or "closed by us")
@@ -256,7 +313,7 @@ class Muxer:
             self._pings = (self._pings + 1) & 0xFFFFFFFF
             self._ping_sent = now
             self._ping_deadline = now + timeout
-            self.put(encode_header(Kind.PING, Flag.SYN, 0, self._pings))
+            self.put(encode_header(Kind.PING, _SYN, 0, self._pings))
         self._look.set()
 
     def _sweep(self, now: float) -> None:
@@ -269,25 +326,25 @@ class Muxer:
     # --- frames -----------------------------------------------------------------------------------------------------
 
     def _on_frame(self, kind: int, flags: int, stream_id: int, length: int, body: bytes) -> None:
-        if kind == Kind.PING:
-            if flags & Flag.SYN:
-                self.put(encode_header(Kind.PING, Flag.ACK, 0, length))
-            elif flags & Flag.ACK and length == self._pings:
+        if kind == _PING:
+            if flags & _SYN:
+                self.put(encode_header(Kind.PING, _ACK, 0, length))
+            elif flags & _ACK and length == self._pings:
                 self.rtt = trio.current_time() - self._ping_sent
             return
-        if kind == Kind.GO_AWAY:
+        if kind == _GO_AWAY:
             self._going_away = True
             if length != GoAway.NORMAL:
                 self.error = f"peer went away with code {length}"
             return
         stream = self.streams.get(stream_id)
-        if flags & Flag.SYN:
+        if flags & _SYN:
             if stream is not None or stream_id == 0 or (stream_id % 2 == 1) == self.initiator:
                 raise YamuxError(f"peer opened stream {stream_id}, which is not its to open")
             stream = self._accept(stream_id)
         if stream is None:
             return  # late frames of a stream that is over here
-        if kind == Kind.WINDOW_UPDATE:
+        if kind == _WINDOW_UPDATE:
             if length:
                 stream.on_window(length)
         elif length:
@@ -298,16 +355,16 @@ class Muxer:
                 self._negotiate(stream, stream.negotiating, body)
             else:
                 stream.on_data(body)
-        if flags & Flag.RST:
+        if flags & _RST:
             stream.on_end()
-        elif flags & Flag.FIN:
+        elif flags & _FIN:
             stream.on_fin()
             if stream.negotiating is not None:
                 stream.reset()
 
     def _accept(self, stream_id: int) -> Stream | None:
         if self._inbound >= MAX_STREAMS or not self.alive:
-            self.put(encode_header(Kind.WINDOW_UPDATE, Flag.RST, stream_id, 0))
+            self.put(encode_header(Kind.WINDOW_UPDATE, _RST, stream_id, 0))
             return None
         stream = Stream(self, stream_id, outbound=False)
         stream.negotiating = Responder(self._serves)
@@ -317,6 +374,15 @@ class Muxer:
 
     def _negotiate(self, stream: Stream, responder: Responder, body: bytes) -> None:
         stream.credit_negotiation(len(body))
+        if responder.fresh:
+            for protocol, handler in self._packet_handlers.items():
+                opening = _opening(protocol)
+                if body.startswith(opening):  # the usual packet: proposal and payload in one frame
+                    stream.put_now(opening)
+                    stream.protocol, stream.handler, stream.negotiating = protocol, handler, None
+                    if len(body) > len(opening):
+                        handler(self.peer, body[len(opening) :])
+                    return
         try:
             agreed = responder.feed(body)
         except NegotiationError as error:

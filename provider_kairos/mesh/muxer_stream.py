@@ -8,7 +8,7 @@ frames into the connection's queue and may be cancelled at any point without har
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -16,6 +16,10 @@ import trio
 from provider_kairos.errors import LocalError, PeerError
 from provider_kairos.mesh.multistream import Responder
 from provider_kairos.mesh.yamux_frames import INITIAL_WINDOW, MAX_BODY, Flag, Kind, YamuxError, encode_header
+
+# as plain numbers: see muxer
+_SYN, _ACK, _FIN, _RST = int(Flag.SYN), int(Flag.ACK), int(Flag.FIN), int(Flag.RST)
+_DATA, _WINDOW_UPDATE = int(Kind.DATA), int(Kind.WINDOW_UPDATE)
 
 if TYPE_CHECKING:
     from provider_kairos.ids import PeerId
@@ -99,7 +103,7 @@ class Stream:
         self._window_size = INITIAL_WINDOW
         self._consumed = 0
         self._grew_at = self.born
-        self._first_flag = Flag.SYN if outbound else Flag.ACK
+        self._first_flag = _SYN if outbound else _ACK
 
     @property
     def peer(self) -> PeerId:
@@ -181,6 +185,14 @@ class Stream:
         self._put_data(packet)
         return True
 
+    def try_write_packets(self, packets: Sequence[bytes]) -> int:
+        """:meth:`try_write_packet` for several, which go out together; returns how many were taken, in order."""
+        taken = 0
+        with self._muxer.corked():
+            while taken < len(packets) and self.try_write_packet(packets[taken]):
+                taken += 1
+        return taken
+
     async def close(self) -> None:
         """Nothing more is written or read here; what the peer still sends is thrown away."""
         self.close_write()
@@ -193,7 +205,7 @@ class Stream:
             return
         self.fin_sent = True
         self._wake_writers()
-        self._muxer.put(encode_header(Kind.WINDOW_UPDATE, self._take_flag() | Flag.FIN, self.stream_id, 0))
+        self._muxer.put(encode_header(_WINDOW_UPDATE, self._take_flag() | _FIN, self.stream_id, 0))
         self._forget_if_done()
 
     def close_read(self) -> None:
@@ -206,7 +218,7 @@ class Stream:
         """End both directions at once; never blocks."""
         if self.ended:
             return
-        self._muxer.put(encode_header(Kind.WINDOW_UPDATE, self._take_flag() | Flag.RST, self.stream_id, 0))
+        self._muxer.put(encode_header(_WINDOW_UPDATE, self._take_flag() | _RST, self.stream_id, 0))
         self._drop_queue()
         self.on_end()
 
@@ -214,7 +226,7 @@ class Stream:
 
     def open(self) -> None:
         """Tell the peer of a stream that sends nothing yet."""
-        self._muxer.put(encode_header(Kind.WINDOW_UPDATE, self._take_flag(), self.stream_id, 0))
+        self._muxer.put(encode_header(_WINDOW_UPDATE, self._take_flag(), self.stream_id, 0))
 
     def on_data(self, body: bytes) -> None:
         """Take a data frame. Raises YamuxError when the peer ignored our window."""
@@ -309,7 +321,7 @@ class Stream:
     def _put_data(self, data: bytes) -> None:
         self._send_window -= len(data)
         self.bytes_out += len(data)
-        self._muxer.put(encode_header(Kind.DATA, self._take_flag(), self.stream_id, len(data)) + data)
+        self._muxer.put(encode_header(_DATA, self._take_flag(), self.stream_id, len(data)) + data)
 
     def _credit(self, size: int) -> None:
         """Give the peer new window once half of it is consumed; a stream that fills it quickly gets a larger one."""
@@ -325,12 +337,12 @@ class Stream:
         increment = self._consumed + extra
         self._consumed = 0
         self._receive_window += increment
-        self._muxer.put(encode_header(Kind.WINDOW_UPDATE, self._take_flag(), self.stream_id, increment))
+        self._muxer.put(encode_header(_WINDOW_UPDATE, self._take_flag(), self.stream_id, increment))
 
     def _take_flag(self) -> int:
         flag = self._first_flag
-        self._first_flag = Flag.NONE
-        return int(flag)
+        self._first_flag = 0
+        return flag
 
     def _drop_queue(self) -> None:
         self._muxer.buffered -= self.buffered

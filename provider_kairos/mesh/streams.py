@@ -7,7 +7,7 @@ happens. How a stream works is :mod:`provider_kairos.mesh.muxer_stream`'s busine
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -58,6 +58,10 @@ class MeshStream:
     def try_write_packet(self, packet: bytes) -> bool:
         """The same without waiting: False when the packet had to be dropped."""
         return self._stream.try_write_packet(packet)
+
+    def try_write_packets(self, packets: Sequence[bytes]) -> int:
+        """The same for several, which go out together; returns how many were taken, in order."""
+        return self._stream.try_write_packets(packets)
 
     def close_write(self) -> None:
         """Half-close: the peer reads the end; reading goes on here."""

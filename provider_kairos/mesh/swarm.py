@@ -93,8 +93,15 @@ class _PlainReader:
             return data
         return await self._channel.receive()
 
+    @property
+    def idle(self) -> bool:
+        return self._channel.idle
+
     async def send(self, data: bytes) -> None:
         await self._channel.send(data)
+
+    def send_nowait(self, data: bytes) -> bool:
+        return self._channel.send_nowait(data)
 
     async def aclose(self) -> None:
         await self._channel.aclose()

@@ -27,6 +27,7 @@ class MemoryChannel:
         self._receiver = receiver
         self._piece = piece
         self.silent = False
+        self.idle = False
         self.sent: list[bytes] = []
 
     async def receive(self) -> bytes:
@@ -47,6 +48,10 @@ class MemoryChannel:
                 await self._sender.send(data[start : start + self._piece])
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ChannelError("the other end is closed") from error
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Never: it is never idle."""
+        raise NotImplementedError
 
     async def aclose(self) -> None:
         """Close both directions."""
