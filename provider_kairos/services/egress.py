@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import re
 import socket
 import ssl
 from collections import Counter
@@ -68,6 +69,8 @@ HEADER_PATIENCE = 10.0
 DIAL_PATIENCE = 10.0
 """Seconds for looking a name up and connecting."""
 
+
+_ABSOLUTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 BLAME = {"client": 400, "server": 502, "time": 504}
 """The status for who is to blame for a broken exchange."""
@@ -278,10 +281,10 @@ def target_of(request: h11.Request) -> tuple[bool, Endpoint, bytes]:
     """
     target = request.target.decode("latin-1")
     hosts = [value.decode("latin-1") for name, value in request.headers if name.lower() == b"host"]
-    if "://" in target.partition("?")[0]:
-        scheme, _, rest = target.partition("://")
+    if absolute := _ABSOLUTE.match(target):
+        scheme, rest = absolute[1], target[absolute.end() :]
         end = min((at for at in map(rest.find, "/?#") if at >= 0), default=len(rest))
-        authority, path = rest[:end], rest[end:]
+        authority, path = rest[:end].rpartition("@")[2], rest[end:]
         if scheme.lower() not in {"http", "https"}:
             raise TargetError(400, "bad_target", f"the scheme {scheme[:20]!r} cannot be fetched")
         path = path.partition("#")[0]
@@ -290,7 +293,7 @@ def target_of(request: h11.Request) -> tuple[bool, Endpoint, bytes]:
         scheme, authority, path = "http", hosts[0] if len(hosts) == 1 else "", target
     if not authority:
         raise TargetError(400, "bad_target", "the request names no host")
-    endpoint = authority_of(authority.rpartition("@")[2], default=443 if scheme.lower() == "https" else 80)
+    endpoint = authority_of(authority, default=443 if scheme.lower() == "https" else 80)
     return scheme.lower() == "https" or endpoint.port == 443, endpoint, path.encode("latin-1")
 
 

@@ -8,6 +8,7 @@ no choice it is not served, because a Go node that asks for one of them would re
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections import Counter
 from collections.abc import Mapping
@@ -186,4 +187,5 @@ def _words(error: OSError) -> str:
     inside = error.__cause__ or error
     while isinstance(inside, BaseExceptionGroup):
         inside = inside.exceptions[0]
-    return getattr(inside, "strerror", None) or str(inside)
+    number = getattr(inside, "errno", None)
+    return os.strerror(number) if number and number > 0 else getattr(inside, "strerror", None) or str(inside)
