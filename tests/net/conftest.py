@@ -181,3 +181,53 @@ def netns_pair(make_namespaces: MakeNamespaces) -> list[Namespace]:
 def netns(make_namespaces: MakeNamespaces) -> Namespace:
     """One namespace with an ``eth0``."""
     return make_namespaces(1)[0]
+
+
+@contextmanager
+def internet() -> Iterator[MakeNamespaces]:
+    """``make(n)`` → n boxes that share no link, each behind a router of its own; the routers share a backbone.
+
+    Box number k has 10.91.k.2 and its ``eth0`` leads to its router, which forwards and hides nothing.
+    """
+    made: list[Namespace] = []
+
+    def build(count: int) -> list[Namespace]:
+        switch = _make("backbone")
+        made.append(switch)
+        switch.run("ip", "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
+        switch.run("ip", "link", "set", "br0", "up")
+        boxes = []
+        for number in range(1, count + 1):
+            router, box = _make(f"router{number}"), _make(f"box{number}")
+            made.extend((router, box))
+            port = f"port{number}"
+            switch.run("ip", "link", "add", port, "type", "veth", "peer", "name", "wan", "netns", str(router.pid))
+            switch.run("ip", "link", "set", port, "master", "br0", "up")
+            router.run("ip", "link", "add", "lan", "type", "veth", "peer", "name", "eth0", "netns", str(box.pid))
+            router.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
+            router.run("ip", "addr", "add", f"10.90.0.{number}/24", "dev", "wan")
+            router.run("ip", "addr", "add", f"10.91.{number}.1/24", "dev", "lan")
+            router.run("ip", "link", "set", "wan", "up")
+            router.run("ip", "link", "set", "lan", "up")
+            for other in range(1, count + 1):
+                if other != number:
+                    router.run("ip", "route", "add", f"10.91.{other}.0/24", "via", f"10.90.0.{other}", "dev", "wan")
+            box.address = f"10.91.{number}.2"
+            box.run("ip", "addr", "add", f"{box.address}/24", "dev", "eth0")
+            box.run("ip", "link", "set", "eth0", "up")
+            box.run("ip", "route", "add", "default", "via", f"10.91.{number}.1")
+            boxes.append(box)
+        return boxes
+
+    try:
+        yield build
+    finally:
+        for space in reversed(made):
+            space.close()
+
+
+@pytest.fixture
+def make_internet(needs_root) -> Iterator[MakeNamespaces]:
+    """A small internet for one test; see :func:`internet`."""
+    with internet() as make:
+        yield make
