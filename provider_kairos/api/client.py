@@ -3,8 +3,8 @@
 Specification: spec/edgevpn.md 11.2 to 11.4, spec/provider.md 4.1. Values are coded in three layers (``api.model``).
 What other nodes wrote is not trusted: a text that does not decode counts as absent (:attr:`DaemonClient.garbage`).
 
-``watch`` uses our long poll where the daemon has it and otherwise polls the buckets once a second, so that callers
-need not know which daemon they talk to. Logs name bucket and key, never a value: join tokens pass through here.
+``events`` and ``follow`` use the daemon's stream of events, ``watch`` its long poll, and all of them polling where the
+daemon has neither, so that callers need not know which daemon they talk to. Logs name bucket and key, never a value: join tokens pass through here.
 """
 
 from __future__ import annotations
@@ -13,14 +13,10 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
-from provider_kairos.api.address import Address, parse_address
-from provider_kairos.api.connection import Answer, Connection
 from provider_kairos.api.model import (
     DnsEntry,
     MachineRecord,
@@ -32,8 +28,13 @@ from provider_kairos.api.model import (
     encode_value,
     plain_value,
 )
-from provider_kairos.api.paths import quote_segment
-from provider_kairos.errors import HostError, LocalError, PeerError, TimeoutHostError, UnreachableError
+from provider_kairos.api.paths import quote_native, quote_segment
+from provider_kairos.api.transport import NotYetError, Transport, short, status_error
+from provider_kairos.api.watching import WatchCursor, WatchResult
+from provider_kairos.errors import LocalError, PeerError, TimeoutHostError, UnreachableError
+
+if TYPE_CHECKING:
+    from provider_kairos.api.follow import BucketFollower, EventFollower
 
 __all__ = ["DaemonClient", "WatchCursor", "WatchResult"]
 
@@ -43,43 +44,10 @@ _LONG_POLL_SLACK = 10.0
 """Seconds that an answer of a long poll may come late."""
 
 
-@dataclass(frozen=True, slots=True)
-class WatchCursor:
-    """What a watcher has seen: pass the one of the last result to the next call. Opaque."""
+class DaemonClient(Transport):
+    """Client of one daemon, ours or EdgeVPN's; several addresses are tried in order until one answers.
 
-    instance: str = ""
-    revision: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class WatchResult:
-    """State of the watched buckets; ``texts`` are ledger texts, None for an absent bucket."""
-
-    cursor: WatchCursor
-    texts: Mapping[str, Mapping[str, str] | None] = field(repr=False)
-    native: bool = True
-
-    def value(self, bucket: str, key: str) -> Any | None:
-        """One decoded value; None when absent or garbage."""
-        text = (self.texts.get(bucket) or {}).get(key)
-        if not text:
-            return None
-        try:
-            return decode_value(text)
-        except ValueCodingError:
-            return None
-
-    def values(self, bucket: str) -> dict[str, Any]:
-        """All values of a bucket that decode."""
-        found = ((key, self.value(bucket, key)) for key in self.texts.get(bucket) or {})
-        return {key: value for key, value in found if value is not None}
-
-
-class DaemonClient:
-    """Client of one daemon; several addresses are tried in order until one answers.
-
-    Usable from several trio tasks at once: each request takes an idle connection or opens one. Cancelling a call
-    drops its connection and nothing else.
+    Usable from several trio tasks at once. Cancelling a call drops its connection and nothing else.
     """
 
     def __init__(
@@ -90,100 +58,16 @@ class DaemonClient:
         poll_interval: float = 1.0,
         write_timeout: float = 15.0,
     ) -> None:
-        texts = [address] if isinstance(address, str) else list(address)
-        if not texts:
-            raise LocalError("a client needs an address")
-        self._addresses: list[Address] = [parse_address(text) for text in texts]
-        self._timeout = timeout
+        super().__init__(address, timeout)
         self._write_timeout = write_timeout
         self._poll_interval = poll_interval
-        self._idle: list[Connection] = []
-        self._native: bool | None = None
         self.garbage = 0
         """Values that did not decode and were taken as absent."""
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the idle connections. The client stays usable."""
-        while self._idle:
-            self._idle.pop().close()
-
-    @property
-    def address(self) -> str:
-        """The address in use: the one that answered last, or the first of those to try."""
-        return str(self._addresses[0])
-
-    # -- transport
-
-    async def _connect(self) -> Connection:
-        last: UnreachableError | None = None
-        for address in self._addresses:
-            try:
-                connection = await Connection.open(address)
-            except UnreachableError as error:
-                last = last or error
-                continue
-            if address is not self._addresses[0]:
-                # Stay with what answered, so that one run does not mix two daemons.
-                self._addresses.remove(address)
-                self._addresses.insert(0, address)
-            return connection
-        assert last is not None
-        if len(self._addresses) > 1:
-            places = ", ".join(str(a) for a in self._addresses)
-            raise UnreachableError(f"no daemon answers at any of {places}", hint=last.hint) from last
-        raise last
-
-    async def _request(self, method: str, path: str, body: bytes = b"", *, timeout: float | None = None) -> Answer:
-        limit = self._timeout if timeout is None else timeout
-        try:
-            with trio.fail_after(limit):
-                while True:
-                    fresh = not self._idle
-                    connection = await self._connect() if fresh else self._idle.pop()
-                    try:
-                        answer = await connection.request(method, path, body)
-                    except UnreachableError:
-                        connection.close()
-                        if fresh:
-                            raise
-                        continue  # the daemon closed an idle connection; every request of ours may be repeated
-                    except BaseException:
-                        connection.close()
-                        raise
-                    if connection.reusable:
-                        self._idle.append(connection)
-                    else:
-                        connection.close()
-                    return answer
-        except trio.TooSlowError:
-            raise TimeoutHostError(
-                f"the daemon at {self.address} did not answer within {limit:g} s",
-                hint="see whether it is alive: systemctl status edgevpn@kairos",
-            ) from None
-
-    async def _call(self, method: str, path: str, body: bytes = b"", *, timeout: float | None = None) -> Any:
-        answer = await self._request(method, path, body, timeout=timeout)
-        if answer.status != 200:
-            raise _status_error(self.address, method, path, answer)
-        try:
-            return json.loads(answer.body)
-        except (ValueError, RecursionError) as error:
-            raise PeerError(
-                f"the daemon at {self.address} answers {_short(path)} with something that is no JSON"
-            ) from error
-
     async def _call_shaped(self, kind: type, method: str, path: str, body: bytes = b"") -> Any:
-        value = await self._call(method, path, body)
+        value = await self.call(method, path, body)
         if not isinstance(value, kind):
-            raise PeerError(f"the daemon at {self.address} answers {_short(path)} with an unexpected shape")
+            raise PeerError(f"the daemon at {self.address} answers {short(path)} with an unexpected shape")
         return value
 
     # -- ledger
@@ -191,12 +75,12 @@ class DaemonClient:
     async def get_text(self, bucket: str, key: str) -> str | None:
         """The ledger text of one record; None when absent."""
         path = f"/api/ledger/{quote_segment(bucket)}/{quote_segment(key)}"
-        text = await self._call("GET", path)
+        text = await self.call("GET", path)
         # A daemon prints "" for what is absent; null is tolerated.
         if text is None or text == "":
             return None
         if not isinstance(text, str):
-            raise PeerError(f"the daemon at {self.address} answers {_short(path)} with an unexpected shape")
+            raise PeerError(f"the daemon at {self.address} answers {short(path)} with an unexpected shape")
         return text
 
     async def get(self, bucket: str, key: str) -> Any | None:
@@ -206,7 +90,7 @@ class DaemonClient:
 
     async def bucket_texts(self, bucket: str) -> dict[str, str]:
         """Key to ledger text of a bucket; empty when it is absent."""
-        value = await self._call("GET", f"/api/ledger/{quote_segment(bucket)}")
+        value = await self.call("GET", f"/api/ledger/{quote_segment(bucket)}")
         return {} if value is None else _texts(value, self.address)
 
     async def bucket(self, bucket: str) -> dict[str, Any]:
@@ -249,9 +133,9 @@ class DaemonClient:
 
     async def _write(self, method: str, path: str) -> None:
         # A fresh daemon may hold its ledger lock while it writes to a slow disk: writes get more time.
-        answer = await self._call(method, path, timeout=self._write_timeout)
+        answer = await self.call(method, path, timeout=self._write_timeout)
         if not isinstance(answer, dict) or answer.get("State") != "Announcing":
-            raise PeerError(f"the daemon at {self.address} did not accept {method} {_short(path)}")
+            raise PeerError(f"the daemon at {self.address} did not accept {method} {short(path)}")
 
     def _decode(self, bucket: str, key: str, text: str) -> Any | None:
         try:
@@ -282,11 +166,11 @@ class DaemonClient:
     async def peer_gate(self, on: bool | None = None) -> bool | None:
         """Switch the peer gate (None: only look) and return its state; None when the daemon has none."""
         method, path = ("GET", "") if on is None else ("PUT", "/enable" if on else "/disable")
-        answer = await self._request(method, f"/api/peergate{path}")
+        answer = await self.request(method, f"/api/peergate{path}")
         if answer.status == 404:
             return None
         if answer.status != 200:
-            raise _status_error(self.address, method, "/api/peergate", answer)
+            raise status_error(self.address, method, "/api/peergate", answer)
         return answer.body.strip() == b"true"
 
     async def dns(self) -> list[DnsEntry]:
@@ -302,7 +186,7 @@ class DaemonClient:
         await self._call_shaped(dict, "POST", "/api/dns", body)
 
     async def _list(self, path: str) -> list[dict[str, Any]]:
-        value = await self._call("GET", path)
+        value = await self.call("GET", path)
         if value is None:
             return []
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
@@ -311,20 +195,53 @@ class DaemonClient:
 
     async def status(self) -> StatusDocument | None:
         """Our daemon's status document; None when the daemon is EdgeVPN's."""
-        answer = await self._request("GET", "/api/v1/status")
-        if answer.status == 404:
-            self._native = False
+        value = await self.native_call("/v1/status", "/api/v1/status")
+        if value is None:
             return None
-        if answer.status != 200:
-            raise _status_error(self.address, "GET", "/api/v1/status", answer)
-        self._native = True
-        try:
-            value = json.loads(answer.body)
-        except ValueError as error:
-            raise PeerError(f"the daemon at {self.address} answers with something that is no JSON") from error
         if not isinstance(value, dict) or value.get("schema") != 1:
             raise PeerError(f"the daemon at {self.address} speaks another schema", hint="use tools of its own version")
         return cast("StatusDocument", value)
+
+    # -- following
+
+    def events(
+        self,
+        *,
+        kinds: Sequence[str] = (),
+        buckets: Sequence[str] = (),
+        keys: Sequence[str] = (),
+        snapshot: bool = True,
+        last_id: str = "",
+    ) -> EventFollower:
+        """What happens at the daemon, for ``async with`` and ``async for``; nothing is asked before.
+
+        Args:
+            kinds: Which kinds of events; none: all that the daemon has. An EdgeVPN tells of records only.
+            buckets: Records of these buckets only.
+            keys: Records of these keys only.
+            snapshot: The present state first, then an event ``synced``.
+            last_id: Go on after this event, where the daemon still knows it.
+
+        Raises (within): UnreachableError, TimeoutHostError, PeerError; NotFoundError when the daemon has none of them.
+        """
+        from provider_kairos.api.follow import EventFollower  # noqa: PLC0415 - keeps a plain request's import small
+
+        return EventFollower(
+            self,
+            self,
+            kinds=kinds,
+            buckets=buckets,
+            keys=keys,
+            snapshot=snapshot,
+            last_id=last_id,
+            poll_interval=self._poll_interval,
+        )
+
+    def follow(self, buckets: Sequence[str]) -> BucketFollower:
+        """The state of buckets now and after every change, for ``async with`` and ``async for``."""
+        from provider_kairos.api.follow import BucketFollower  # noqa: PLC0415 - likewise
+
+        return BucketFollower(self, self, buckets)
 
     # -- watching
 
@@ -342,24 +259,20 @@ class DaemonClient:
             result = await self._watch_native(names, since, timeout)
             if result is not None:
                 return result
-            log.info("the daemon at %s has no /api/v1: polling every %g s", self.address, self._poll_interval)
+            log.info("the daemon at %s has no /v1: polling every %g s", self.address, self._poll_interval)
         return await self._watch_polling(names, since, timeout)
 
     async def _watch_native(
         self, names: Sequence[str], since: WatchCursor | None, timeout: float
     ) -> WatchResult | None:
-        query = "&".join(f"bucket={_quote_query(name)}" for name in names)
+        query = "&".join(f"bucket={quote_native(name)}" for name in names)
         if since is not None and since.instance:
-            query += f"&instance={_quote_query(since.instance)}&since={since.revision}&timeout={timeout:g}"
-        answer = await self._request("GET", f"/api/v1/watch?{query}", timeout=max(timeout, 0) + _LONG_POLL_SLACK)
-        if answer.status == 404:
-            self._native = False
+            query += f"&instance={quote_native(since.instance)}&since={since.revision}&timeout={timeout:g}"
+        limit = max(timeout, 0) + _LONG_POLL_SLACK
+        value = await self.native_call(f"/v1/watch?{query}", f"/api/v1/watch?{query}", timeout=limit)
+        if value is None:
             return None
-        if answer.status != 200:
-            raise _status_error(self.address, "GET", "/api/v1/watch", answer)
-        self._native = True
         try:
-            value = json.loads(answer.body)
             cursor = WatchCursor(str(value["instance"]), int(value["revision"]))
             found = value["buckets"]
             texts = {n: None if found.get(n) is None else _texts(found[n], self.address) for n in names}
@@ -386,35 +299,12 @@ class DaemonClient:
         while True:
             try:
                 await self.summary()
-            except (UnreachableError, TimeoutHostError, _NotYetError):
+            except (UnreachableError, TimeoutHostError, NotYetError):
                 if trio.current_time() + interval >= deadline:
                     raise
                 await trio.sleep(interval)
             else:
                 return
-
-
-class _NotYetError(HostError):
-    """The daemon answers with 500 or 503: it has not finished its start, or is overloaded."""
-
-
-def _status_error(address: str, method: str, path: str, answer: Answer) -> Exception:
-    """Which error a status other than 200 stands for."""
-    what = f"the daemon at {address} answers {method} {_short(path)} with status {answer.status}"
-    match answer.status:
-        case 500 | 503:
-            return _NotYetError(what, hint="it may not have finished its start; its log says more")
-        case 413 | 414 | 431:
-            return HostError(what, hint="the value is too large for the API (about 1 MB)")
-        case 400 | 404 | 405:
-            return LocalError(what)
-        case _:
-            return PeerError(what)
-
-
-def _short(path: str) -> str:
-    """A path without a value: the fourth segment of a PUT may be a join token."""
-    return "/".join(path.partition("?")[0].split("/")[:5])
 
 
 def _texts(value: Any, address: str) -> dict[str, str]:
@@ -427,9 +317,3 @@ def _fingerprint(texts: Mapping[str, Mapping[str, str] | None]) -> str:
     import hashlib  # noqa: PLC0415 - only against a Go daemon
 
     return hashlib.blake2b(json.dumps(texts, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def _quote_query(text: str) -> str:
-    from urllib.parse import quote  # noqa: PLC0415 - keeps the plugin's first import small
-
-    return quote(text, safe="")

@@ -8,7 +8,7 @@ machine). What a caller sees: :class:`UnreachableError`, :class:`PermissionHostE
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -65,7 +65,7 @@ class Connection:
         self.used = 0
 
     @classmethod
-    async def open(cls, address: Address) -> Connection:
+    async def to(cls, address: Address) -> Connection:
         """Connect."""
         with _named_errors(address):
             if address.path:
@@ -82,8 +82,7 @@ class Connection:
 
     async def request(self, method: str, target: str, body: bytes = b"") -> Answer:
         """Send one request and read its whole answer."""
-        host = "unix" if self.address.path else str(self.address).removeprefix("http://")
-        headers = [("Host", host), ("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        headers = [self._host(), ("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         message = self._h11.send(h11.Request(method=method, target=target, headers=headers)) or b""
         if body:
             message += self._h11.send(h11.Data(data=body)) or b""
@@ -96,17 +95,45 @@ class Connection:
             self._h11.start_next_cycle()
         return answer
 
-    async def _receive(self) -> Answer:
-        status = 0
+    def _host(self) -> tuple[str, str]:
+        return "Host", "unix" if self.address.path else str(self.address).removeprefix("http://")
+
+    async def open(self, target: str, headers: Sequence[tuple[str, str]] = ()) -> Answer | None:
+        """Ask for a stream. None when it is coming (read it with :meth:`piece`), else the answer that refuses it."""
+        request = h11.Request(method="GET", target=target, headers=[self._host(), *headers])
+        with _named_errors(self.address):
+            await self._stream.send_all((self._h11.send(request) or b"") + (self._h11.send(h11.EndOfMessage()) or b""))
+            while not isinstance(event := await self._next(started=False), h11.Response):
+                pass
+            return None if event.status_code == 200 else await self._receive(event.status_code)
+
+    async def piece(self) -> bytes:
+        """The next bytes of a stream; nothing at its end, in order or not."""
+        with _named_errors(self.address):
+            try:
+                while not isinstance(event := await self._next(started=True), h11.Data):
+                    if isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
+                        return b""
+            except h11.RemoteProtocolError:
+                if self._h11.trailing_data[1]:  # closed in the middle: the daemon was stopped
+                    return b""
+                raise
+            return bytes(event.data)
+
+    async def _next(self, *, started: bool) -> object:
+        """The next event. Raises BrokenResourceError when the other side closes before it began to answer."""
+        while (event := self._h11.next_event()) is h11.NEED_DATA:
+            data = await self._stream.receive_some(65536)
+            if not data and not started:
+                raise trio.BrokenResourceError("closed before an answer")
+            self._h11.receive_data(data)
+        return event
+
+    async def _receive(self, status: int = 0) -> Answer:
         body = bytearray()
         while True:
-            event = self._h11.next_event()
-            if event is h11.NEED_DATA:
-                data = await self._stream.receive_some(65536)
-                if not data and not status:
-                    raise trio.BrokenResourceError("closed before an answer")
-                self._h11.receive_data(data)
-            elif isinstance(event, h11.Response):
+            event = await self._next(started=bool(status))
+            if isinstance(event, h11.Response):
                 status = event.status_code
             elif isinstance(event, h11.Data):
                 body += event.data

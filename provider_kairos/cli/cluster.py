@@ -123,19 +123,19 @@ def get_kubeconfig(api: str | None, network_id: str, wait: float) -> None:
 
 
 async def _wait_for_kubeconfig(daemon: DaemonClient, network_id: str, wait: float) -> str:
-    cursor = None
     why = "nothing has been read"
     with trio.move_on_after(wait):
         while True:
             try:
-                result = await daemon.watch([network_id], cursor)
-                cursor = result.cursor
-                return kubeconfig_text(result.values(network_id))
-            except NotFoundError as error:
-                if error.message != why:
-                    why = error.message
-                    print(f"waiting: {why}", file=sys.stderr)
+                async with daemon.follow([network_id]) as states:
+                    async for result in states:
+                        try:
+                            return kubeconfig_text(result.values(network_id))
+                        except NotFoundError as error:
+                            if error.message != why:
+                                why = error.message
+                                print(f"waiting: {why}", file=sys.stderr)
             except (UnreachableError, TimeoutHostError) as error:
-                why, cursor = error.message, None
+                why = error.message
                 await trio.sleep(1)
     raise TimeoutHostError(f"no kubeconfig within {wait:g} s: {why}", hint="see `kairos-p2p status`")

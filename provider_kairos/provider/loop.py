@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 import trio
 
-from provider_kairos.api.client import WatchCursor, WatchResult
 from provider_kairos.api.model import ValueCodingError, plain_value
+from provider_kairos.api.watching import WatchResult
 from provider_kairos.clock import Clock
 from provider_kairos.config.schema import Settings
 from provider_kairos.errors import ConfigError, HostError, ProviderError, Waiting
@@ -43,7 +44,6 @@ log = logging.getLogger(__name__)
 HEALTHCHECK = "healthcheck"
 POLL = 0.15
 LINK_REST = 2.0
-WATCH_SECONDS = 25.0
 SHORTEST = 0.01
 
 
@@ -58,10 +58,8 @@ class LedgerClient(Protocol):
         """Delete a record."""
         ...
 
-    async def watch(
-        self, buckets: Iterable[str], since: WatchCursor | None = None, timeout: float = WATCH_SECONDS
-    ) -> WatchResult:
-        """The buckets as soon as they differ."""
+    def follow(self, buckets: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[WatchResult]]:
+        """The buckets, now and after every change."""
         ...
 
 
@@ -182,30 +180,27 @@ class Coordinator:
         set_up_daemon(self.machine, self.settings, self.api, self.program())
 
     async def _watch(self) -> None:
-        """Keep the view of the ledger; ask again at once, or soon when the daemon is silent."""
+        """Keep the view of the ledger; ask again soon when the daemon is silent."""
         bucket = self.settings.network_id()
-        cursor: WatchCursor | None = None
         pause = 0.1
         while True:
             try:
-                result = await self.client.watch((bucket, HEALTHCHECK), cursor, WATCH_SECONDS)
+                async with self.client.follow((bucket, HEALTHCHECK)) as states:
+                    async for result in states:
+                        pause = 0.1
+                        if self._silent is not None:
+                            await self._blocking(forget_last_words, self.machine)
+                        self._view = view_of(result.values(bucket), _plain(result, HEALTHCHECK))
+                        self._silent = None
+                        self._reach("daemon")
+                        self._changed.set()
             except ProviderError as error:
                 self._silent = DaemonSilent(
                     error.message, await self._blocking(last_words, self.machine, self.clock.now())
                 )
-                cursor = None
                 self._changed.set()
                 await trio.sleep(pause)
                 pause = min(pause * 1.2, 1.0)
-                continue
-            pause = 0.1
-            cursor = result.cursor
-            if self._silent is not None:
-                await self._blocking(forget_last_words, self.machine)
-            self._view = view_of(result.values(bucket), _plain(result, HEALTHCHECK))
-            self._silent = None
-            self._reach("daemon")
-            self._changed.set()
 
     async def _watch_links(self) -> None:
         """Step when the address or the interface that counts has changed; other links come and go with every pod."""

@@ -249,6 +249,7 @@ def test_without_a_daemon_the_provider_still_speaks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(status, "PROVIDER_FILE", tmp_path / "provider.json")
+    monkeypatch.setattr(status, "LAST_WORDS_FILE", tmp_path / "none")  # this machine's daemon is none of ours
     provider(tmp_path, configured=False)
     assert run(["status", "--api", f"unix://{tmp_path}/none.sock", "--json"]) == ExitCode.UNREACHABLE
     found = json.loads(capsys.readouterr().out)

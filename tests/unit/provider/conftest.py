@@ -51,6 +51,29 @@ class SharedLedger:
         self.changed = trio.Event()
 
 
+class FakeFollower:
+    """The state of buckets, now and after every change."""
+
+    def __init__(self, client, buckets):
+        self.client = client
+        self.buckets = buckets
+        self.cursor = None
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        pass
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        result = await self.client.watch(self.buckets, self.cursor)
+        self.cursor = result.cursor
+        return result
+
+
 class FakeClient:
     """One daemon's API over the shared ledger; ``silent`` while the daemon is down."""
 
@@ -72,6 +95,9 @@ class FakeClient:
 
     async def delete(self, bucket, key):
         self.ledger.texts.get(bucket, {}).pop(key, None)
+
+    def follow(self, buckets):
+        return FakeFollower(self, buckets)
 
     async def watch(self, buckets, since=None, timeout=25.0):
         await trio.lowlevel.checkpoint()
