@@ -23,7 +23,7 @@ import dns.tokenizer
 from provider_kairos.dns.question import AA, CD, MAX_UDP, QR, RA, RD, TC, Question, Rcode, Refused, presentation
 from provider_kairos.dns.records import RecordSet, Zone
 
-__all__ = ["TTL", "Elsewhere", "Reply", "decide", "encode", "encode_refusal", "readable", "udp_limit"]
+__all__ = ["TTL", "Elsewhere", "Reply", "decide", "encode", "encode_cut", "encode_refusal", "readable", "udp_limit"]
 
 TTL: Final = 3600
 """Seconds for which others may keep a record of the mesh; EdgeVPN's figure."""
@@ -151,7 +151,7 @@ def encode(question: Question, reply: Reply, *, forwarding: bool, limit: int) ->
     RA says that we forward. Where we do not, the mesh is all there is, and AA says so: a Go program takes an empty
     answer with neither bit for that of a broken server.
     """
-    flags = QR | question.flags & (RD | CD) | (RA if forwarding else AA) | reply.rcode & 15
+    flags = _flags(question, forwarding=forwarding) | reply.rcode & 15
     opt = _opt(dnssec=question.edns.dnssec) if question.edns else b""
     head = question.raw
     for compress in (False, True):
@@ -159,7 +159,18 @@ def encode(question: Question, reply: Reply, *, forwarding: bool, limit: int) ->
         if 12 + len(head) + len(sections) + len(opt) <= limit:
             counts = (1, _count(reply.answers), _count(reply.authority), int(bool(opt)))
             return struct.pack("!6H", question.id, flags, *counts) + head + sections + opt
-    return struct.pack("!6H", question.id, flags | TC, 1, 0, 0, int(bool(opt))) + head + opt
+    return encode_cut(question, forwarding=forwarding)
+
+
+def encode_cut(question: Question, *, forwarding: bool) -> bytes:
+    """The answer that asks for the same question over TCP; not larger than the question with its EDNS record."""
+    flags = _flags(question, forwarding=forwarding) | TC
+    opt = _opt(dnssec=question.edns.dnssec) if question.edns else b""
+    return struct.pack("!6H", question.id, flags, 1, 0, 0, int(bool(opt))) + question.raw + opt
+
+
+def _flags(question: Question, *, forwarding: bool) -> int:
+    return QR | question.flags & (RD | CD) | (RA if forwarding else AA)
 
 
 def encode_refusal(refused: Refused) -> bytes:

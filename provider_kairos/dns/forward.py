@@ -42,7 +42,8 @@ MAX_FLIGHTS = 128
 """Different questions under way."""
 
 SHUNNED: Final = 15.0
-"""Seconds for which a silent server is asked after the others."""
+MOST_SHUNNED: Final = 240.0
+"""Seconds for which a silent server is asked after the others only; doubled each time, up to the second."""
 
 LOOP_SECONDS: Final = 60.0
 """Seconds until a server from which questions came back is tried again."""
@@ -81,7 +82,7 @@ class Forwarder:
         self._cache = cache
         self._counters = counters
         self._flights: dict[Key, _Flight] = {}
-        self._shunned: dict[Endpoint, float] = {}
+        self._shunned: dict[Endpoint, tuple[float, float]] = {}  # until when, and for how long
         self._loops: dict[Endpoint, float] = {}  # until when the server is not asked
         self._probes: OrderedDict[bytes, Endpoint] = OrderedDict()
         self._probed: dict[Endpoint, float] = {}
@@ -142,7 +143,7 @@ class Forwarder:
                 if answer is None:
                     continue
                 if answer.empty:
-                    others = [other for other in self._order() if other != server]
+                    others = [other for other in self._order() if other != server and not self._shuns(other)]
                     return await self._others(others, question) or answer
                 return answer
         return None
@@ -166,7 +167,11 @@ class Forwarder:
     def _order(self) -> list[Endpoint]:
         now = trio.current_time()
         usable = [server for server in self._servers if self._loops.get(server, 0) <= now]
-        return sorted(usable, key=lambda server: self._shunned.get(server, 0) > now)
+        return sorted(usable, key=self._shuns)
+
+    def _shuns(self, server: Endpoint) -> bool:
+        until, _ = self._shunned.get(server, (0.0, 0.0))
+        return until > trio.current_time()
 
     async def _try(self, server: Endpoint, question: Question, seconds: float) -> Answer | None:
         """One server's answer about the name; None when it has nothing to say."""
@@ -189,7 +194,10 @@ class Forwarder:
                 self._counters["dns_forward_refused"] += 1
                 return None
         self._counters["dns_forward_errors"] += 1
-        self._shunned[server] = trio.current_time() + SHUNNED
+        if not self._shuns(server):
+            _, before = self._shunned.get(server, (0.0, 0.0))
+            span = min(2 * before, MOST_SHUNNED) or SHUNNED
+            self._shunned[server] = (trio.current_time() + span, span)
         self._say(server, f"forward server {server}: {trouble}")
         await self._probe(server)
         return None

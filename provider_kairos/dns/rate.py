@@ -1,4 +1,4 @@
-"""How many answers one asker gets: a name server that answers everybody can be used to flood a third."""
+"""How many answers one asker gets over UDP: a name server that answers everybody can be used to flood a third."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 import trio
 
 from provider_kairos.dns.address import Endpoint
-from provider_kairos.dns.answer import Elsewhere, Reply, decide, encode, encode_refusal, udp_limit
+from provider_kairos.dns.answer import Elsewhere, Reply, decide, encode, encode_cut, encode_refusal, udp_limit
 from provider_kairos.dns.forward import Forwarder
 from provider_kairos.dns.question import Ignored, Question, Rcode, Refused, read_message
 from provider_kairos.dns.rate import Allowance
@@ -137,8 +137,11 @@ class NameServer:
 
     # -- what is said
 
-    def _at_once(self, data: bytes, *, udp: bool) -> bytes | _Pending | None:
-        """The answer, or what has to be asked elsewhere for it; None when there is to be no answer."""
+    def _at_once(self, data: bytes, *, udp: bool, over_tcp: bool = False) -> bytes | _Pending | None:
+        """The answer, or what has to be asked elsewhere for it; None when there is to be no answer.
+
+        ``over_tcp`` sends the asker there: its address over UDP may be somebody else's.
+        """
         message = read_message(data)
         match message:
             case Ignored(why):
@@ -150,6 +153,8 @@ class NameServer:
         self.counters["dns_questions"] += 1
         if self._forwarder is not None and self._forwarder.came_back(message):
             return None
+        if over_tcp:
+            return encode_cut(message, forwarding=self._forwarder is not None)
         pending = _Pending(message, udp_limit(message) if udp else _TCP_LIMIT)
         try:
             decided = decide(message, self.zone, forwarding=self._forwarder is not None)
@@ -182,12 +187,6 @@ class NameServer:
             log.error("a question could not be answered because of an error of ours", exc_info=error)
         return self._encode(pending, Reply(Rcode.SERVFAIL))
 
-    def _allows(self, host: str) -> bool:
-        allowed = self._allowance.allows(host, trio.current_time())
-        if not allowed:
-            self.counters["dns_rate_limited"] += 1
-        return allowed
-
     # -- UDP
 
     async def _serve_udp(self, sock: trio.socket.SocketType) -> None:
@@ -199,10 +198,13 @@ class NameServer:
                 except OSError as error:
                     await self._pause(error)
                     continue
-                if not client[1] or not self._allows(client[0]):
+                if not client[1]:
                     continue
+                over_tcp = not self._allowance.allows(client[0], trio.current_time())
+                if over_tcp:
+                    self.counters["dns_rate_limited"] += 1
                 back = _Back(sock, client, _source(ancillary), self.counters)
-                answer = self._at_once(data, udp=True)
+                answer = self._at_once(data, udp=True, over_tcp=over_tcp)
                 if isinstance(answer, bytes):
                     await back.send(answer)
                 elif answer is not None and self._waiting_tasks < MAX_TASKS:
@@ -230,7 +232,7 @@ class NameServer:
         async with trio.open_nursery() as nursery:
             while True:
                 try:
-                    connection, client = await sock.accept()
+                    connection, _ = await sock.accept()
                 except OSError as error:
                     await self._pause(error)
                     continue
@@ -239,21 +241,21 @@ class NameServer:
                     connection.close()
                     continue
                 self._connections += 1
-                nursery.start_soon(self._serve_connection, trio.SocketStream(connection), client[0])
+                nursery.start_soon(self._serve_connection, trio.SocketStream(connection))
 
-    async def _serve_connection(self, stream: trio.SocketStream, host: str) -> None:
+    async def _serve_connection(self, stream: trio.SocketStream) -> None:
         """One question after the other, until the asker closes or dawdles."""
         try:
             async with stream:
                 data = bytearray()
-                while await self._serve_one(stream, host, data):
+                while await self._serve_one(stream, data):
                     pass
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             self.counters["dns_connections_broken"] += 1
         finally:
             self._connections -= 1
 
-    async def _serve_one(self, stream: trio.SocketStream, host: str, data: bytearray) -> bool:
+    async def _serve_one(self, stream: trio.SocketStream, data: bytearray) -> bool:
         """Whether there may be another question. ``data`` is what was read and not looked at."""
         with trio.move_on_after(IDLE_SECONDS) as patience:
             while len(data) < 2 or len(data) < 2 + int.from_bytes(data[:2], "big"):
@@ -262,7 +264,7 @@ class NameServer:
                     return False
                 data += piece
         end = 2 + int.from_bytes(data[:2], "big")
-        if patience.cancelled_caught or not self._allows(host):
+        if patience.cancelled_caught:
             return False
         answer = self._at_once(bytes(data[2:end]), udp=False)
         del data[:end]

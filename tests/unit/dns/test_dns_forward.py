@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import dns.flags
 import dns.message
@@ -106,6 +107,25 @@ def test_the_next_is_asked_when_one_has_nothing_to_say(word):
         await trio.sleep(forward.SHUNNED)
         servers.words[ONE] = ""
         assert addresses(await forwarder.ask(asked("third.example."))) == ["192.0.2.1"]
+
+    run(main)
+
+
+def test_a_silent_server_is_waited_for_ever_more_rarely():
+    async def main():
+        servers = Servers(ONE=EMPTY, TWO=SILENT)
+        servers.soa = False
+        forwarder = servers.forwarder(ONE, TWO)
+        asked_at = []
+        for _ in range(600):
+            servers.log.clear()
+            await forwarder.ask(asked())
+            if TWO in servers.log:
+                asked_at.append(trio.current_time())
+            await trio.sleep(1)
+        gaps = [round(two - one) for one, two in pairwise(asked_at)]
+        assert gaps[:4] == [16, 31, 61, 121]  # with the second that was waited
+        assert max(gaps) <= forward.MOST_SHUNNED + 2
 
     run(main)
 

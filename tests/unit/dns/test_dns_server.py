@@ -262,7 +262,7 @@ def test_a_bug_of_ours_costs_one_answer_and_no_more():
     trio.run(main)
 
 
-def test_whoever_asks_too_much_is_not_answered():
+def test_whoever_asks_too_much_is_sent_to_tcp():
     async def main():
         async with running() as made:
             made._allowance = Allowance(per_second=0, burst=2)
@@ -270,12 +270,16 @@ def test_whoever_asks_too_much_is_not_answered():
             async with asker(made.addresses["UDP"]) as sock:
                 for _ in range(5):
                     await sock.send(FOO)
-                for _ in range(2):
-                    assert await sock.recv(65535)
+                answers = [await sock.recv(65535) for _ in range(5)]
+                assert [bool(dns.message.from_wire(each).answer) for each in answers] == [True] * 2 + [False] * 3
+                assert all(len(each) <= len(FOO) and each[2] & 2 for each in answers[2:])
+                await sock.send(MARKER[:5])
+                await sock.send(MARKER)
+                assert (await sock.recv(65535))[:2] == MARKER[:2]
             async with await trio.open_tcp_stream(*made.addresses["TCP"]) as stream:
                 await stream.send_all(framed(FOO))
-                assert await read_one(stream) is None
-            assert made.counters["dns_rate_limited"] == 4
+                assert dns.message.from_wire(await read_one(stream)).answer
+            assert made.counters["dns_rate_limited"] == 5
 
     trio.run(main)
 
