@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,14 +33,19 @@ NEW, OLD = "v0.35.4", "v0.30.2"
 PROGRAMS = {NEW: "EDGEVPN_BIN", OLD: "EDGEVPN_OLD_BIN"}
 GO_FLAGS = ("--dht=false", "--autorelay=false", "--natmap=false", "--holepunch=false", "--natservice=false")
 MAX_INT64 = 2**63 - 1
-_ONE_SECURITY = """
+_PATCHED = """
 import functools, os, sys
 from provider_kairos.daemon.main import main
-from provider_kairos.mesh import host, swarm
-host.Swarm = functools.partial(swarm.Swarm, security=(sys.argv[1],))
+exec(sys.argv[1])
 sys.exit(main(os.environ))
 """
-"""Our daemon with one way of securing connections only, to see each of them at work."""
+"""Our daemon after some lines of Python: see :attr:`Node.patch`."""
+
+ONE_SECURITY = """
+from provider_kairos.mesh import host, swarm
+host.Swarm = functools.partial(swarm.Swarm, security=({!r},))
+"""
+"""A patch: one way of securing connections only, to see each of them at work."""
 
 _PING = "import sys; from provider_kairos.lab.ping import main; sys.exit(main())"
 
@@ -82,7 +87,7 @@ class Node:
     """One node of either kind. ``kind`` is ``go`` or ``ours``; ``address`` is empty with DHCP.
 
     ``version`` chooses EdgeVPN's program, ``flags`` are further words for it, ``environment`` is for both kinds,
-    ``port`` the only one to listen on (TCP).
+    ``port`` the only one to listen on (TCP), ``patch`` lines of Python that our daemon runs first.
     """
 
     kind: str
@@ -95,7 +100,7 @@ class Node:
     vpn: bool = True
     heartbeat: int = 10
     cached_key: bool = False
-    security: str = ""
+    patch: str = ""
     version: str = NEW
     flags: tuple[str, ...] = ()
     port: int = 0
@@ -158,8 +163,8 @@ class Node:
         return f"/ip4/{self.space.address}/tcp/{self.port}/p2p/{self.peer}"
 
     def _ours(self) -> list[str]:
-        if self.security:
-            return [sys.executable, "-c", _ONE_SECURITY, self.security]
+        if self.patch:
+            return [sys.executable, "-c", _PATCHED, self.patch]
         return [str(Path(sys.executable).parent / "kairos-p2p"), "daemon"]
 
     def end(self, number: int = signal.SIGTERM) -> None:
@@ -277,8 +282,10 @@ class Site:
         self.go = self.nodes[:go]
         self.ours = self.nodes[go:]
 
-    def start(self) -> Site:
+    def start(self, patches: Mapping[str, str] | None = None) -> Site:
+        """Start all nodes; ``patches`` by node name, see :attr:`Node.patch`."""
         for node in self.nodes:
+            node.patch = (patches or {}).get(node.name, node.patch)
             node.start()
         return self
 

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from provider_kairos.api.client import DaemonClient
-from tests.interop.network import NEW, OLD, PATIENCE, until, whole, write_reaches
+from tests.interop.network import NEW, OLD, ONE_SECURITY, PATIENCE, until, whole, write_reaches
 
 pytestmark = pytest.mark.root
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.root
 def test_they_find_each_other_by_mdns(make_site, first, security):
     site = make_site(1, 1)
     (go,), (ours,) = site.go, site.ours
-    ours.security = security
+    ours.patch = ONE_SECURITY.format(security)
     one, two = (go, ours) if first == "go" else (ours, go)
     one.start()
     assert one.peer
