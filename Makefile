@@ -2,7 +2,7 @@
 #
 #   make demo    three boxes become one Kubernetes cluster on this machine
 #   make test    every test that this machine can run; names what it cannot
-#   make interop the recordings of EdgeVPN, and a live matrix beside it: EDGEVPN_BIN=/path/to/edgevpn make interop
+#   make interop the recordings of EdgeVPN, and a live matrix beside it: EDGEVPN_BIN=... EDGEVPN_OLD_BIN=... make interop
 #   make check   formatting, lint, types
 #   make bench   figures beside their peers
 #   make fuzz    10 000 malformed inputs for every protocol that the daemon serves
@@ -49,10 +49,12 @@ go-programs: setup
 test: setup
 	@$(RUN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-# What the given binaries did not allow is named at the end (EDGEVPN_BIN: EdgeVPN v0.35).
+# What the given binaries did not allow is named at the end (EDGEVPN_BIN: EdgeVPN v0.35, EDGEVPN_OLD_BIN: v0.30.2). The
+# tables go into the documentation when every row ran.
 interop: go-programs
 	@KAIROS_P2P_API_DIFFERENCES=docs/reference/api-differences.md \
-		$(RUN)/python -m pytest tests/interop tests/net/test_mesh_go.py
+		KAIROS_P2P_INTEROP_MATRIX=docs/reference/interop-matrix.md \
+		$(RUN)/python -m pytest -n $(WORKERS) --dist loadfile tests/interop tests/net/test_mesh_go.py
 
 check: setup
 	@$(RUN)/ruff format --check .
