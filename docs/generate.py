@@ -9,6 +9,7 @@ here, and a row without its words is an error, so nothing new goes undocumented.
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from provider_kairos.api.operations import EVENTS, OPERATIONS
 from provider_kairos.config import hints
 from provider_kairos.config.schema import Settings
 from provider_kairos.daemon import settings as daemon
+from provider_kairos.daemon.environment import Refused, WithoutEffect
 from provider_kairos.errors import Waiting
 from provider_kairos.ledger.policy import OwnershipMode
 
@@ -31,6 +33,7 @@ PACKAGE = DOCS.parent / "provider_kairos"
 OPENAPI = (PACKAGE / "api/openapi.json", DOCS / "reference/openapi.json")
 """What the daemon gives, and the same for readers of the documentation."""
 
+RECORDED_HELP = DOCS.parent / "tests/interop/recordings/cli-help-035.json"
 _MARK = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 
 # --- cloud-config keys that have no effect yet -----------------------------------------------------------------------
@@ -86,7 +89,7 @@ REMEDIES = {
     "so its names, over a restart",
     "service-not-exposed": "is `service add` running on the other node, with this name and token?",
     "file-not-offered": "is `file send` running on the other node, with this name and token?",
-    "no-egress": "`EGRESS: \"true\"` in `p2p.vpn.env` of a node that may let others out",
+    "no-egress": '`EGRESS: "true"` in `p2p.vpn.env` of a node that may let others out',
     "peer-not-reached": "what the sentence says, on that node",
     "daemon-silent": "for a second after boot nothing; then `systemctl status edgevpn@kairos` and its log",
     "refused": "what the sentence says; it is tried again",
@@ -194,6 +197,8 @@ def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
 
 def _shown(value: object) -> str:
     match value:
+        case None:
+            text = ""
         case bool():
             text = str(value).lower()
         case float() | int():
@@ -207,22 +212,47 @@ def _shown(value: object) -> str:
     return f"`{text}`" if text else ""
 
 
+def _edgevpns_defaults() -> dict[str, str]:
+    """Variable to what EdgeVPN v0.35.4 takes when it is not set, as its help says."""
+    document = json.loads(RECORDED_HELP.read_text("utf-8"))
+    flags = [*document["commands"]["(main)"], *document["common"]]
+    return {name: (flag["default"] or "").replace('"', "").replace(", ", ",") for flag in flags for name in flag["env"]}
+
+
 def variables() -> str:
     """The daemon's environment."""
+    theirs = _edgevpns_defaults()
     rows = []
     for kind, row in daemon.all_variables():
-        default = next(each.default for each in fields(kind) if each.name == row.field)
+        default = _shown(next(each.default for each in fields(kind) if each.name == row.field))
         flag = f"`{row.flag}`" if row.flag else ""
-        rows.append((f"`{row.name}`", flag, row.words, _shown(default)))
-    return _table(("variable", "flag", "for", "default"), iter(rows))
+        recorded = f"`{theirs[row.name]}`" if theirs.get(row.name) else ""
+        differs = recorded if recorded != default and row.name in theirs else ""
+        rows.append((f"`{row.name}`", flag, row.words, default, differs))
+    return _table(("variable", "flag", "for", "default", "EdgeVPN's, where it differs"), iter(rows))
+
+
+def _names(row: WithoutEffect | Refused) -> str:
+    """A row's variable and flag."""
+    return " ".join(f"`{each}`" for each in (row.name, row.flag) if each)
 
 
 def without_effect() -> str:
-    """Variables of EdgeVPN that are named in the log and in ``status``."""
+    """Variables and flags of EdgeVPN that are named in the log and in ``status``."""
     reasons: dict[str, list[str]] = {}
     for row in daemon.all_without_effect():
-        reasons.setdefault(row.why, []).append(f"`{row.name or row.flag}`")
-    return _table(("variables", "why"), ((", ".join(names), why) for why, names in reasons.items()))
+        said = f" (`{str(row.anyway).lower()}` is so in any case)" if row.anyway is not None else ""
+        reasons.setdefault(row.why, []).append(f"{_names(row)}{said}")
+    return _table(("variables and flags", "why"), ((", ".join(names), why) for why, names in reasons.items()))
+
+
+def refused() -> str:
+    """Variables and flags of EdgeVPN that stop the daemon."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in daemon.all_refused():
+        reasons.setdefault((row.why, row.instead), []).append(_names(row))
+    rows = ((", ".join(names), why, instead) for (why, instead), names in reasons.items())
+    return _table(("variables and flags", "why", "instead"), rows)
 
 
 def _type(annotation: object) -> str:
@@ -291,7 +321,9 @@ def native_routes() -> str:
         if each.older:
             words.append(f"; also GET `{each.older}`")
         names = ", ".join(f"`{query.name}`" for query in each.query)
-        answer = f"[`{each.answer.__name__}`](openapi.json)" if each.answer is not None else each.media.partition(";")[0]
+        answer = (
+            f"[`{each.answer.__name__}`](openapi.json)" if each.answer is not None else each.media.partition(";")[0]
+        )
         rows.append((f"{each.method} `{each.path}`", "".join(words), names, answer))
     return _table(("method, path", "what", "query", "answer"), iter(rows))
 
@@ -305,6 +337,7 @@ def native_events() -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "daemon-variables": variables,
     "daemon-without-effect": without_effect,
+    "daemon-refused": refused,
     "cloud-config": cloud_config,
     "old-spellings": old_spellings,
     "reasons": reasons,

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from provider_kairos.cli import dns_app, services_app, trust_app
+from provider_kairos.cli import bridge_app, dns_app, services_app, trust_app
 
 __all__ = ["app", "spell_out"]
 
@@ -61,6 +61,7 @@ roles = typer.Typer(help="See and set the roles of nodes.", rich_markup_mode=Non
 tokens = typer.Typer(help="Look at network tokens.", rich_markup_mode=None, no_args_is_help=True)
 app.add_typer(roles, name="role")
 app.add_typer(tokens, name="token")
+bridge_app.add_to(app)
 services_app.add_to(app)
 dns_app.add_to(app)
 trust_app.add_to(app)

@@ -19,7 +19,7 @@ __all__ = ["main", "report", "run"]
 
 DEBUG_VARIABLE = "KAIROS_P2P_DEBUG"
 
-NODE_COMMANDS = frozenset({"service", "file", "egress", "service-add", "sa", "service-connect", "sc"}) | {
+NODE_COMMANDS = frozenset({"bridge", "service", "file", "egress", "service-add", "sa", "service-connect", "sc"}) | {
     "file-send",
     "fs",
     "file-receive",

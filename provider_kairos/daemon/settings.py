@@ -178,7 +178,7 @@ VARIABLES = (
         "EDGEVPNOWNERSHIP",
         "ownership",
         _mode,
-        "`off`, `observe` or `enforce`; EdgeVPN's own default is `off`",
+        "`off`, `observe` or `enforce`, the same on all nodes; `off` beside EdgeVPN before v0.35",
         flag="--ownership",
     ),
     Variable(

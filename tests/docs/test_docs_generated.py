@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -44,6 +45,15 @@ def test_the_reasons_table_names_every_reason_of_the_code(generate: ModuleType):
     page = (ROOT / "docs/reference/reasons.md").read_text()
     for kind in generate.waiting_classes():
         assert f"| `{kind.code}` |" in page
+
+
+def test_every_flag_and_variable_that_edgevpn_has_is_on_the_page():
+    page = (ROOT / "docs/reference/settings.md").read_text()
+    for version in ("035", "030"):
+        document = json.loads((ROOT / f"tests/interop/recordings/cli-help-{version}.json").read_text())
+        for flag in [*document["commands"]["(main)"], *document["common"]]:
+            for name in (*flag["flags"][:1], *flag["env"]):
+                assert f"`{name}`" in page or name in {"--help", "--version"}, name
 
 
 def test_settings_without_effect_are_all_named():
