@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import trio
 
 from provider_kairos.clock import Clock
+from provider_kairos.daemon.costly_blocks import CostlyBlocks
 from provider_kairos.daemon.logs import OncePer
 from provider_kairos.errors import HostError, PeerError
 from provider_kairos.ids import PeerId
@@ -73,6 +74,7 @@ class LedgerService:
         self.on_changed: Callable[[frozenset[RecordKey]], None] = lambda _places: None
         """Told which records look different now; must not write to the ledger."""
         self._once_per = OncePer()
+        self._costly = CostlyBlocks()
 
     # -- reading
 
@@ -148,6 +150,9 @@ class LedgerService:
     def receive(self, data: bytes, author: PeerId, via: PeerId) -> None:
         """Take a block in. A bad one is counted, logged once per author and minute, and dropped."""
         now = self._clock.now()
+        if self._costly.puts_off(author, len(data), now.mono):
+            self.counters["blocks_put_off"] += 1
+            return
         try:
             received = self.ledger.receive(data, author, now)
         except PeerError as error:
@@ -161,6 +166,8 @@ class LedgerService:
             if self._once_per.allow(("crashed", author), now) is not None:
                 log.exception("a block of %s could not be taken in because of an error of ours", author)
             return
+        finally:
+            self._costly.took(author, now.mono, self._clock.now().mono)
         self.counters["blocks_received"] += 1
         for rejection in received.rejected:
             # bucket and key are the author's choice: they must not be part of what is counted

@@ -43,6 +43,9 @@ GZIP_HEADER = bytes.fromhex("1f8b08000000000000ff")
 """What Go writes: deflate, no flags, no time, no extra flags, unknown operating system."""
 
 MAX_BLOCK_BYTES = 16 * 1024 * 1024
+MAX_UNSIGNED = 100_000
+"""Unsigned records that are taken of a block when the caller sets no limit."""
+
 MAX_INDEX = 2**62
 """Above this a block's index is hostile: one more doubling and Go's integer has no successor."""
 
@@ -53,13 +56,17 @@ class BlockError(LedgerError):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One snapshot. Treat ``storage`` as frozen: changes make a new block."""
+    """One snapshot. Treat ``storage`` as frozen: changes make a new block.
+
+    ``surplus`` is how many unsigned records were left out when it was read.
+    """
 
     index: int
     timestamp: str
     storage: Storage = field(repr=False)
     hash: str
     prev_hash: str
+    surplus: int = 0
 
 
 def genesis(unix_ns: int) -> Block:
@@ -107,8 +114,12 @@ def _encode_bucket(bucket: Mapping[str, Entry]) -> str:
     return "{" + ",".join(f"{gojson.quote(key)}:{entries.to_json(bucket[key])}" for key in sorted(bucket)) + "}"
 
 
-def decode(data: bytes) -> Block:
-    """Read a block's JSON. Raises BlockError; one unreadable entry makes the whole block unreadable, as in Go."""
+def decode(data: bytes, held: Storage | None = None, most: int | None = None) -> Block:
+    """Read a block's JSON. Raises BlockError; one unreadable entry makes the whole block unreadable, as in Go.
+
+    ``most`` limits the unsigned records that are taken, of which anybody can make a million: those that are ``held``
+    come first, and everything in the buckets of ``held`` before other buckets.
+    """
     try:
         fields = gojson.loads(data)
     except ValueError as error:
@@ -119,12 +130,14 @@ def decode(data: bytes) -> Block:
     index = by_name.get("index", 0)
     if type(index) is not int or abs(index) > MAX_INDEX:
         raise BlockError("block index is not a sane integer")
+    storage, surplus = _decode_storage(by_name.get("storage", {}), held or {}, MAX_UNSIGNED if most is None else most)
     return Block(
         index=index,
         timestamp=_text(by_name, "timestamp"),
-        storage=_decode_storage(by_name.get("storage", {})),
+        storage=storage,
         hash=_text(by_name, "hash"),
         prev_hash=_text(by_name, "prevhash"),
+        surplus=surplus,
     )
 
 
@@ -135,18 +148,40 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _decode_storage(value: Any) -> Storage:
+def _decode_storage(value: Any, held: Storage, most: int) -> tuple[Storage, int]:
     if not isinstance(value, dict):
         raise BlockError("block storage is no object")
     storage: Storage = {}
-    for name, bucket in value.items():
+    surplus = 0
+    for name in sorted(value, key=lambda name: name not in held):
+        bucket = value[name]
         if not isinstance(bucket, dict | None):
             raise BlockError("a bucket is no object")
+        items = bucket or {}
+        if len(items) > most:
+            items, dropped = _cut(items, held.get(name, {}), most)
+            surplus += dropped
+            if not items:
+                continue
         try:
-            storage[name] = {key: entries.from_json(item) for key, item in (bucket or {}).items()}
+            storage[name] = {key: entries.from_json(item) for key, item in items.items()}
         except entries.EntryError as error:
             raise BlockError(f"block is unreadable: {error}") from None
-    return storage
+        most -= sum(isinstance(item, str) for item in items.values())
+    return storage, surplus
+
+
+def _cut(items: dict[str, Any], held: Mapping[str, Entry], most: int) -> tuple[dict[str, Any], int]:
+    """At most so many of the unsigned records, those that are held before others; and how many were left out."""
+    kept = {key: items[key] for key in held if key in items}
+    left = most - sum(isinstance(item, str) for item in kept.values())
+    for key, item in items.items():
+        if isinstance(item, str):
+            if left <= 0 or key in kept:
+                continue
+            left -= 1
+        kept[key] = item
+    return kept, len(items) - len(kept)
 
 
 def pack(block: Block) -> bytes:
@@ -162,9 +197,9 @@ def pack_text(text: bytes) -> bytes:
     return GZIP_HEADER + body + trailer
 
 
-def unpack(data: bytes, limit: int = MAX_BLOCK_BYTES) -> Block:
-    """Read a gzip stream (all members) of at most ``limit`` bytes unpacked. Raises BlockError."""
-    return decode(unpack_text(data, limit))
+def unpack(data: bytes, limit: int = MAX_BLOCK_BYTES, held: Storage | None = None, most: int | None = None) -> Block:
+    """Read a gzip stream (all members) of at most ``limit`` bytes unpacked; see :func:`decode`. Raises BlockError."""
+    return decode(unpack_text(data, limit), held, most)
 
 
 def unpack_text(data: bytes, limit: int = MAX_BLOCK_BYTES) -> bytes:

@@ -223,7 +223,8 @@ class Ledger:
         """
         if self._is_repeat(data, via, now):
             return Received()
-        block = unpack(data, self.settings.max_block_bytes)
+        block = unpack(data, self.settings.max_block_bytes, self._records.storage, self.settings.max_records)
+        self.counters["surplus"] += block.surplus
         self._formats.observe(block.storage, now)
         if self.settings.mode is OwnershipMode.OFF:
             return self._adopt(block, via, now)

@@ -2,19 +2,21 @@ from __future__ import annotations
 
 import logging
 import random
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from provider_kairos.clock import Now
+from provider_kairos.daemon.costly_blocks import LARGE, MAX_AUTHORS, CostlyBlocks
 from provider_kairos.daemon.ledger_service import MAX_BUCKETS, MAX_WAITING, LedgerService
 from provider_kairos.errors import HostError
 from provider_kairos.ids import PeerId
 from provider_kairos.ledger.block import Block, pack
 from provider_kairos.ledger.engine import Ledger
 from provider_kairos.ledger.entry import Entry
-from provider_kairos.ledger.model import LedgerSettings, Persist
+from provider_kairos.ledger.model import LedgerSettings, Persist, Received
 from provider_kairos.ledger.signing import Signer
 
 US, PEER = Signer(b"u" * 32), Signer(b"p" * 32)
@@ -236,3 +238,69 @@ def test_a_change_is_broadcast_and_only_the_latest_state_waits():
         assert 1 <= len(rig.published) <= 4
 
     drive(scenario)
+
+
+class TwoHands:
+    """A clock that moves when the ledger reads."""
+
+    def __init__(self):
+        self.mono = 0.0
+
+    def now(self):
+        return Now(round((START + self.mono) * 1e9), self.mono)
+
+
+async def no_room(_data):
+    raise AssertionError
+
+
+class SlowLedger:
+    """Reads a block in ``cost`` seconds."""
+
+    revision = 0
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.cost = 0.0
+        self.read = []
+
+    def receive(self, data, via, _now):
+        self.clock.mono += self.cost
+        self.read.append(via)
+        return Received()
+
+    def take_effects(self):
+        return []
+
+
+def test_costly_blocks_take_a_share_of_the_time_and_small_ones_always_pass():
+    clock = TwoHands()
+    engine: Any = SlowLedger(clock)
+    service = LedgerService(engine, clock, lambda _rows: None, no_room)
+    a, b = PeerId("a"), PeerId("b")
+    big, small = bytes(LARGE), bytes(LARGE - 1)
+    engine.cost = 0.5
+    service.receive(big, a, a)  # until 0.5; others wait until 1.0, the author until 10
+    service.receive(big, a, a)
+    service.receive(big, b, b)
+    service.receive(small, a, a)
+    assert engine.read == [a, a]
+    assert service.counters["blocks_put_off"] == 2
+    engine.cost = 0.0
+    clock.mono = 3.0
+    service.receive(big, b, b)
+    service.receive(big, a, a)
+    assert engine.read == [a, a, b]
+    clock.mono = 11.0
+    service.receive(big, a, a)
+    service.receive(big, a, a)  # cheap this time
+    assert engine.read == [a, a, b, a, a]
+    assert service.counters["blocks_put_off"] == 3
+
+
+def test_costly_blocks_of_invented_authors_are_not_remembered_for_ever():
+    costly = CostlyBlocks()
+    for number in range(5000):
+        costly.took(PeerId(str(number)), number, number + 0.3)
+    assert len(costly._authors) <= MAX_AUTHORS
+    assert not costly.puts_off(PeerId("new"), LARGE, 6000)

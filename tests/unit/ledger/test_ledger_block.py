@@ -122,3 +122,46 @@ def test_keys_are_sorted_and_html_is_escaped():
         '{"Index":1,"Timestamp":"t","Storage":{"a":{},"b":{"a":"\\"\\u0026\\"","z":"\\u003c"}},"Hash":"h","PrevHash":"p"}'
     )
     assert json.loads(text)["Storage"]["b"]["z"] == "<"
+
+
+def unsigned(names):
+    return dict.fromkeys(names, "1")
+
+
+def limited(storage, held, most):
+    text = json.dumps({"Index": 1, "Storage": storage}).encode()
+    read = blocks.decode(text, {name: {key: Entry("0") for key in keys} for name, keys in held.items()}, most)
+    return {name: set(records) for name, records in read.storage.items()}, read.surplus
+
+
+def test_surplus_unsigned_records_are_left_out_and_counted():
+    found, surplus = limited({"flood": unsigned(map(str, range(1000)))}, {}, 100)
+    assert found == {"flood": set(map(str, range(100)))}
+    assert surplus == 900
+
+
+def test_surplus_of_a_bucket_never_costs_what_we_hold():
+    flood = unsigned(map(str, range(1000)))
+    found, surplus = limited({"roles": flood | unsigned(["z-known"])}, {"roles": ["z-known", "gone"]}, 100)
+    assert found["roles"] == set(map(str, range(99))) | {"z-known"}
+    assert surplus == 901
+
+
+def test_surplus_in_strange_buckets_never_costs_ours():
+    storage = {f"a{number}": unsigned("k") for number in range(1000)} | {"mine": unsigned("abc")}
+    found, surplus = limited(storage, {"mine": []}, 100)
+    assert found["mine"] == set("abc")
+    assert len(found) == 98
+    assert surplus == 903
+
+
+def test_signed_records_are_no_surplus():
+    signed = {f"s{number}": {"Value": "1", "Owner": "o", "Version": 1} for number in range(50)}
+    found, surplus = limited({"b": unsigned(map(str, range(50))) | signed}, {}, 10)
+    assert signed.keys() <= found["b"]
+    assert (len(found["b"]), surplus) == (60, 40)
+
+
+def test_a_malformed_record_behind_a_surplus_still_spoils_the_block():
+    with pytest.raises(BlockError):
+        limited({"b": unsigned(map(str, range(50))) | {"bad": 5}}, {}, 10)
