@@ -51,7 +51,7 @@ class LedgerSettings:
     offline_after: float = 900
     scrub_interval: float = 600
     quiet_interval: float = 60
-    coalesce: float = 0.02
+    coalesce: float = 0.005
     burst_gap: float = 0.2
     max_block_bytes: int = MAX_BLOCK_BYTES
     max_records: int = 20_000

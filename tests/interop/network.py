@@ -87,7 +87,8 @@ class Node:
     """One node of either kind. ``kind`` is ``go`` or ``ours``; ``address`` is empty with DHCP.
 
     ``version`` chooses EdgeVPN's program, ``flags`` are further words for it, ``environment`` is for both kinds,
-    ``port`` the only one to listen on (TCP), ``patch`` lines of Python that our daemon runs first.
+    ``heartbeat`` 0 is the program's own default, ``port`` the only one to listen on (TCP), ``patch`` lines of Python
+    that our daemon runs first.
     """
 
     kind: str
@@ -129,10 +130,11 @@ class Node:
         common = {
             "EDGEVPNTOKEN": self.token,
             "EDGEVPNOWNERSHIP": self.ownership,
-            "HEALTHCHECKINTERVAL": str(self.heartbeat),
             "APILISTEN": f"unix://{self.socket}",
             "API": "true",
         }
+        if self.heartbeat:
+            common["HEALTHCHECKINTERVAL"] = str(self.heartbeat)
         if self.address:
             common["ADDRESS"] = f"{self.address}/24"
         else:
