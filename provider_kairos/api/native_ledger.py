@@ -17,7 +17,7 @@ from provider_kairos.api.backend import Backend
 from provider_kairos.api.dnstypes import NUMBERS
 from provider_kairos.api.http import Request
 from provider_kairos.api.model import SCHEMA
-from provider_kairos.api.records import coded, record, refusals
+from provider_kairos.api.records import coded, printable, record, refusals
 from provider_kairos.api.router import Call, HttpError
 from provider_kairos.ledger.model import Written
 from provider_kairos.token import gojson
@@ -214,6 +214,8 @@ def json_object(request: Request, fields: set[str]) -> dict[str, Any]:
         raise _wrong("the body is no JSON") from None
     if not isinstance(body, dict):
         raise _wrong("the body is no JSON object")
+    if not printable(body):
+        raise _wrong("the body holds a number without end, or nests too deeply")
     if unknown := sorted(body.keys() - fields):
         raise _wrong(f"the body has an unknown field {unknown[0][:40]!r}")
     return body

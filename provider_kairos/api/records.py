@@ -17,7 +17,7 @@ from provider_kairos.ledger.entry import Entry
 from provider_kairos.ledger.model import Written
 from provider_kairos.token import gojson
 
-__all__ = ["coded", "record", "refusals"]
+__all__ = ["coded", "printable", "record", "refusals"]
 
 
 DEEPEST = 64
@@ -48,15 +48,15 @@ def _decoded(text: str) -> tuple[Any, Encoding]:
             value = read(text)
         except ValueCodingError:
             continue
-        return (value, encoding) if _printable(value) else (None, "none")
+        return (value, encoding) if printable(value) else (None, "none")
     return None, "none"
 
 
 _READERS: tuple[tuple[Callable[[str], Any], Encoding], ...] = ((decode_value, "base64"), (plain_value, "json"))
 
 
-def _printable(value: Any) -> bool:
-    """Whether JSON can hold it again: others write what they like, such as 1e999 or a thousand brackets."""
+def printable(value: Any) -> bool:
+    """Whether JSON can hold a value again: others write what they like, such as 1e999 or a thousand brackets."""
     level: list[Any] = [value]
     for _ in range(DEEPEST):
         if any(isinstance(each, float) and not math.isfinite(each) for each in level):

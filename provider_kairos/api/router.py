@@ -109,7 +109,8 @@ class Router:
             refusal = error
         if request.method == "OPTIONS" and refusal.status is HTTPStatus.METHOD_NOT_ALLOWED:
             return Response(HTTPStatus.NO_CONTENT, content_type="", headers=refusal.headers)
-        said = {"code": refusal.code, "message": refusal.message} if native else {"message": refusal.message}
+        ours = native or segments[1:3] == ["api", "v1"]
+        said = {"code": refusal.code, "message": refusal.message} if ours else {"message": refusal.message}
         return _json(refusal.status, said, pretty=pretty, headers=refusal.headers)
 
     async def _dispatch(

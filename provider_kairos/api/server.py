@@ -82,24 +82,25 @@ async def serve(
     unix_mode: int = 0o600,
     limits: Limits | None = None,
     environ: Mapping[str, str] | None = None,
+    load: Load | None = None,
     task_status: _Started = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the API at ``listen`` (``unix://PATH`` or ``HOST:PORT``) until cancelled.
 
     ``unix_mode`` is the mode of the socket file (see ``address.parse_unix_mode``). ``environ`` is looked at for a
-    socket passed on by systemd. Reports the address in use (with the real port) when it listens. Raises ConfigError
+    socket passed on by systemd; ``load`` is what clients cost, for whoever wants to see. Reports the address in use (with the real port) when it listens. Raises ConfigError
     for a bad address, HostError when the place cannot be had.
     """
     bounds = limits or Limits()
     router = routes(backend)
-    load = Load()
+    present = load or Load()
 
     async def handle(stream: trio.SocketStream) -> None:
-        if len(load.slots) >= bounds.connections and not _make_room(load, bounds):
+        if len(present.slots) >= bounds.connections and not _make_room(present, bounds):
             log.warning("more than %d API connections: one is turned away", bounds.connections)
             await _turn_away(stream)
             return
-        await serve_connection(stream, router, bounds, load)
+        await serve_connection(stream, router, bounds, present)
 
     address = parse_address(listen)
     async with open_listener(address, unix_mode, environ) as place:

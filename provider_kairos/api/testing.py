@@ -14,7 +14,7 @@ import trio
 
 from provider_kairos.api.backend import PeerGate
 from provider_kairos.api.events import EventLog
-from provider_kairos.api.http import Limits
+from provider_kairos.api.http import Limits, Load
 from provider_kairos.api.model import PeerStatus, ProviderDocument, StatusDocument, Traffic
 from provider_kairos.api.revisions import Revisions
 from provider_kairos.api.server import serve
@@ -231,13 +231,13 @@ class FakeBackend:
 
 @asynccontextmanager
 async def serving(
-    backend: Any, listen: str, limits: Limits | None = None, unix_mode: int = 0o600
+    backend: Any, listen: str, limits: Limits | None = None, unix_mode: int = 0o600, load: Load | None = None
 ) -> AsyncIterator[str]:
     """The server, running; gives the address."""
     async with trio.open_nursery() as nursery:
 
         async def start(task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-            await serve(backend, listen, unix_mode=unix_mode, limits=limits, task_status=task_status)
+            await serve(backend, listen, unix_mode=unix_mode, limits=limits, load=load, task_status=task_status)
 
         address = await nursery.start(start)
         try:

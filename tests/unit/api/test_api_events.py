@@ -12,11 +12,11 @@ import pytest
 import trio
 import trio.testing
 
-from provider_kairos.api import event_stream, http, server
+from provider_kairos.api import event_stream, server
 from provider_kairos.api.client import DaemonClient
 from provider_kairos.api.events import EventLog
 from provider_kairos.api.follow import DaemonEvent, EventFollower
-from provider_kairos.api.http import Limits
+from provider_kairos.api.http import Limits, Load
 from provider_kairos.api.model import ledger_text
 from provider_kairos.api.native import native_routes
 from provider_kairos.api.router import Router
@@ -318,29 +318,20 @@ def test_a_client_that_falls_behind_is_told_and_gets_the_state(listen: str, monk
     trio.run(run)
 
 
-def test_a_client_that_does_not_read_is_let_go_and_holds_no_memory(
-    listen: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_that_does_not_read_is_let_go_and_holds_no_memory(listen: str) -> None:
     backend = FakeBackend({"a": {str(n): json.dumps("x" * 50_000) for n in range(100)}})
-    loads: list[http.Load] = []
-    plain = http.Load
-
-    def load() -> http.Load:
-        loads.append(plain())
-        return loads[-1]
-
-    monkeypatch.setattr(server, "Load", load)
+    load = Load()
 
     async def run() -> None:
-        async with serving(backend, listen, Limits(send_seconds=0.1)):
+        async with serving(backend, listen, Limits(send_seconds=0.1), load=load):
             stream = await trio.open_unix_socket(listen.removeprefix("unix://"))
             async with stream:
                 await stream.send_all(b"GET /v1/events?snapshot=true HTTP/1.1\r\nHost: x\r\n\r\n")
                 await until(lambda: backend.events.log.readers == 1)
                 # the state is 5 MB; no more than a piece of it is in memory
-                assert loads[0].held < 200_000
+                assert load.held < 200_000
                 await until(lambda: backend.events.log.readers == 0)
-                assert loads[0].held == 0
+                assert load.held == 0
 
     trio.run(run)
 
