@@ -111,8 +111,7 @@ VARIABLES: tuple[Variable, ...] = (
         "KAIROS_P2P_TRUST_STRICT",
         "strict",
         parse_bool,
-        "there are no EdgeVPN nodes: only challenges that nobody can say again, and who writes is judged beside who passes "
-        "it on (ours)",
+        "there are no EdgeVPN nodes: make and take only challenges that nobody else can say again (ours)",
     ),
 )
 

@@ -56,7 +56,7 @@ class TrustService:
 
     def __init__(self, parts: Parts) -> None:
         rules = parts.settings.trust
-        self.gate = PeerGate(enabled=rules.gate, relaxed=rules.relaxed, strict=rules.strict)
+        self.gate = PeerGate(enabled=rules.gate, relaxed=rules.relaxed)
         self._ledger = parts.ledger
         self._mesh = parts.mesh
         self._clock = parts.clock

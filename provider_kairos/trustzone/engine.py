@@ -8,8 +8,8 @@ public room (:meth:`TrustEngine.heard`) and the time; carry its effects out. Whe
 * a node that is trusted asks all the same (bound, so that nobody else can use it) while there are peers in the room
   that it does not trust, and when one that it trusts asks it: two halves that lost sight of each other, or a node that
   forgot everything, would otherwise stay deaf for ever;
-* while the ledger has not had a trusted key yet, the holder of *our own* private key is trusted: a node that starts with
-  an empty ledger behind a closed gate would otherwise never hear of anybody;
+* while the ledger has not had a trusted key yet, and the gate is on and not relaxed, the holder of *our own* private key
+  is trusted: a node that starts with an empty ledger would otherwise never hear of anybody;
 * clean-up takes off who has been gone for long, never ourselves, and nobody while we are alone;
 * who was admitted by a key that has been removed is taken off, unless no key is left at all.
 """
@@ -208,7 +208,9 @@ class TrustEngine:
     def _trusted_keys(self, challenge: Challenge) -> list[tuple[str, ec.EllipticCurvePublicKey]]:
         if self._keys:
             return list(self._keys.values())
-        if not self._had_keys and self._own is not None and challenge.is_native:
+        # Where the gate lets everybody speak to begin with, a zone of two would shut the others out too early.
+        shut = self.gate.enabled and not self.gate.relaxed
+        if shut and not self._had_keys and self._own is not None and challenge.is_native:
             return [("", self._own)]
         return []
 

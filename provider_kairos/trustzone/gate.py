@@ -1,7 +1,7 @@
 """The peer gate: whose ledger messages are heard (spec/edgevpn.md 13.1).
 
-As in EdgeVPN the *neighbour* that delivers a message is judged. Strict, its author too: then a trusted neighbour cannot
-pass on what a stranger wrote. The gate knows the trust list and two switches, nothing of keys.
+As in EdgeVPN the *neighbour* that delivers a message is judged; here its author too, because a trusted EdgeVPN node
+passes on what strangers write. The gate knows the trust list and two switches, nothing of keys.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ __all__ = ["PeerGate"]
 class PeerGate:
     """One gate. ``enabled`` may be switched at any time (``PUT /api/peergate/:state``)."""
 
-    def __init__(self, *, enabled: bool = True, relaxed: bool = False, strict: bool = False) -> None:
+    def __init__(self, *, enabled: bool = True, relaxed: bool = False) -> None:
         self.enabled = enabled
         self.relaxed = relaxed
-        self.strict = strict
         self.trusted: frozenset[PeerId] = frozenset()
 
     @property
@@ -33,6 +32,4 @@ class PeerGate:
         """Whether a ledger message that ``via`` delivered is heard; ``author`` None asks for the neighbour alone."""
         if not self.closed:
             return True
-        if via not in self.trusted:
-            return False
-        return not self.strict or author is None or author in self.trusted
+        return via in self.trusted and (author is None or author in self.trusted)

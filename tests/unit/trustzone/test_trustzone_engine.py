@@ -254,6 +254,13 @@ def test_once_the_ledger_has_had_a_key_our_own_counts_no_more(view):
     assert guard.heard(A) == "without_keys"
 
 
+@pytest.mark.parametrize("options", [{"relaxed": True}, {"enabled": False}])
+def test_where_everybody_may_speak_nobody_is_let_in_before_there_is_a_key(options):
+    guard = Guard(view=TrustView())
+    guard.gate.relaxed, guard.gate.enabled = options.get("relaxed", False), options.get("enabled", True)
+    assert guard.heard(A) == "without_keys"
+
+
 def test_a_trusted_node_that_forgot_everything_is_answered_once():
     guard = Guard().look(zone={ME, A}, room={A})
     assert guard.heard(A) == "answered"

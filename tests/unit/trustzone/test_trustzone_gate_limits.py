@@ -27,14 +27,13 @@ def test_who_is_heard(options, trusted, heard):
     assert {peer for peer in (A, B, X) if gate.allows(peer)} == heard
 
 
-def test_authors_are_judged_only_when_strict():
-    for strict in (False, True):
-        gate = PeerGate(strict=strict)
-        gate.trusted = frozenset({A, B})
-        assert gate.allows(A, B)
-        assert gate.allows(A, X) is not strict
-        assert gate.allows(A)
-        assert not gate.allows(X, A)
+def test_both_who_wrote_it_and_who_brought_it_are_judged():
+    gate = PeerGate()
+    gate.trusted = frozenset({A, B})
+    assert gate.allows(A, B)
+    assert gate.allows(A)
+    assert not gate.allows(A, X)
+    assert not gate.allows(X, A)
 
 
 def test_it_is_switched_at_run_time():
