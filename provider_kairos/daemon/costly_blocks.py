@@ -20,7 +20,7 @@ LARGE = 64 * 1024
 """Bytes on the wire from which a block may be put off: more than three hundred signed records."""
 
 COSTLY = 0.25
-"""Seconds from which a block counts as costly."""
+"""Seconds of the processor from which a block counts as costly. Not of the clock: others may be busy too."""
 
 AUTHOR_SHARE, ALL_SHARE = 0.05, 0.5
 MAX_AUTHORS = 512
@@ -37,13 +37,12 @@ class CostlyBlocks:
         """Whether a block of ``size`` bytes is not to be read now."""
         return size >= LARGE and now < max(self._all, self._authors.get(author, 0.0))
 
-    def took(self, author: PeerId, began: float, ended: float) -> None:
-        """Remember what a block of ``author`` cost."""
-        seconds = ended - began
+    def took(self, author: PeerId, seconds: float, now: float) -> None:
+        """Remember that a block of ``author`` cost so many seconds of the processor, until now."""
         if seconds < COSTLY:
             return
-        self._all = ended + seconds * (1 / ALL_SHARE - 1)
-        self._authors[author] = ended + seconds * (1 / AUTHOR_SHARE - 1)
+        self._all = now + seconds * (1 / ALL_SHARE - 1)
+        self._authors[author] = now + seconds * (1 / AUTHOR_SHARE - 1)
         self._authors.move_to_end(author)
         while len(self._authors) > MAX_AUTHORS:
             self._authors.popitem(last=False)

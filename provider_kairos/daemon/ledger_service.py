@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -50,6 +51,7 @@ class LedgerService:
         clock: Clock,
         save: Callable[[Persist], None],
         publish: Callable[[bytes], Awaitable[None]],
+        processor_time: Callable[[], float] = time.thread_time,
     ) -> None:
         self.ledger = ledger
         self.counters: Counter[str] = Counter()
@@ -75,6 +77,7 @@ class LedgerService:
         """Told which records look different now; must not write to the ledger."""
         self._once_per = OncePer()
         self._costly = CostlyBlocks()
+        self._processor_time = processor_time
 
     # -- reading
 
@@ -153,6 +156,7 @@ class LedgerService:
         if self._costly.puts_off(author, len(data), now.mono):
             self.counters["blocks_put_off"] += 1
             return
+        began = self._processor_time()
         try:
             received = self.ledger.receive(data, author, now)
         except PeerError as error:
@@ -167,7 +171,7 @@ class LedgerService:
                 log.exception("a block of %s could not be taken in because of an error of ours", author)
             return
         finally:
-            self._costly.took(author, now.mono, self._clock.now().mono)
+            self._costly.took(author, self._processor_time() - began, self._clock.now().mono)
         self.counters["blocks_received"] += 1
         for rejection in received.rejected:
             # bucket and key are the author's choice: they must not be part of what is counted

@@ -188,7 +188,7 @@ class GoPeer:
 
     def value(self, bucket: str, key: str) -> Any:
         """The decoded value; None when it is absent or deleted."""
-        entry = self.ledger().get(bucket, {}).get(key)
+        entry = self.do("get", bucket=bucket, key=key)["entry"]
         return None if entry is None or entry["deleted"] else json.loads(entry["value"])
 
     def room(self) -> set[str]:

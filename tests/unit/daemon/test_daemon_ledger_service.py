@@ -276,7 +276,7 @@ class SlowLedger:
 def test_costly_blocks_take_a_share_of_the_time_and_small_ones_always_pass():
     clock = TwoHands()
     engine: Any = SlowLedger(clock)
-    service = LedgerService(engine, clock, lambda _rows: None, no_room)
+    service = LedgerService(engine, clock, lambda _rows: None, no_room, lambda: clock.mono)
     a, b = PeerId("a"), PeerId("b")
     big, small = bytes(LARGE), bytes(LARGE - 1)
     engine.cost = 0.5
@@ -301,6 +301,6 @@ def test_costly_blocks_take_a_share_of_the_time_and_small_ones_always_pass():
 def test_costly_blocks_of_invented_authors_are_not_remembered_for_ever():
     costly = CostlyBlocks()
     for number in range(5000):
-        costly.took(PeerId(str(number)), number, number + 0.3)
+        costly.took(PeerId(str(number)), 0.3, number + 0.3)
     assert len(costly._authors) <= MAX_AUTHORS
     assert not costly.puts_off(PeerId("new"), LARGE, 6000)

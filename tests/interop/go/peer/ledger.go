@@ -143,33 +143,34 @@ func (l *ledger) write(bucket, key, text string, remove bool) (bool, error) {
 
 // set stores an entry in a new local block; the caller holds the lock.
 func (l *ledger) set(bucket, key string, e entry, remove bool) {
-	next := storage{}
-	for name, keys := range l.block.Storage {
-		next[name] = map[string]entry{}
-		for each, value := range keys {
-			next[name][each] = value
-		}
-	}
-	if next[bucket] == nil {
-		next[bucket] = map[string]entry{}
+	if l.block.Storage[bucket] == nil {
+		l.block.Storage[bucket] = map[string]entry{}
 	}
 	if remove {
-		delete(next[bucket], key)
+		delete(l.block.Storage[bucket], key)
 	} else {
-		next[bucket][key] = e
+		l.block.Storage[bucket][key] = e
 	}
-	l.commit(next)
+	l.commit(l.block.Storage)
 }
 
 func (l *ledger) commit(next storage) {
-	b := block{Index: l.block.Index + 1, Timestamp: time.Now().UTC().String(), Storage: next, PrevHash: l.block.Hash}
-	b.Hash = b.hash()
-	l.block = b
+	// Nobody looks at the previous hash of a block that was never shown.
+	l.block = block{Index: l.block.Index + 1, Timestamp: time.Now().UTC().String(), Storage: next, PrevHash: l.block.Hash}
+}
+
+// hashed is the present block with its hash, which is made when somebody looks: a ledger may be huge. The caller holds
+// the lock.
+func (l *ledger) hashed() block {
+	if l.block.Hash == "" {
+		l.block.Hash = l.block.hash()
+	}
+	return l.block
 }
 
 func (l *ledger) broadcast() error {
 	l.mu.Lock()
-	text, err := json.Marshal(l.block)
+	text, err := json.Marshal(l.hashed())
 	l.mu.Unlock()
 	if err != nil {
 		return err
@@ -201,7 +202,7 @@ func (l *ledger) receive(plain []byte) bool {
 			l.block = theirs
 		}
 	case "off":
-		if theirs.Index > l.block.Index || theirs.Index == l.block.Index && theirs.Hash > l.block.Hash {
+		if theirs.Index > l.block.Index || theirs.Index == l.block.Index && theirs.Hash > l.hashed().Hash {
 			l.block = theirs
 		}
 	default:
@@ -226,6 +227,13 @@ func (l *ledger) decode(plain []byte) (block, error) {
 		b.Storage = storage{}
 	}
 	return b, err
+}
+
+func (e entry) told() fields {
+	return fields{
+		"value": e.Value, "owner": e.Owner, "version": fmt.Sprint(e.Version), "updated_at": e.UpdatedAt,
+		"deleted": e.Deleted, "signed": len(e.Sig) > 0,
+	}
 }
 
 func (n *node) needLedger() error {
@@ -268,6 +276,24 @@ func init() {
 	commands["put"] = write(false)
 	commands["delete"] = write(true)
 
+	// get {bucket, key} tells one entry, null when absent; the answer to a look at a huge ledger.
+	commands["get"] = func(n *node, r request) (fields, error) {
+		var a struct {
+			Bucket string `json:"bucket"`
+			Key    string `json:"key"`
+		}
+		if err := r.args(&a); err != nil {
+			return nil, err
+		}
+		n.ledger.mu.Lock()
+		defer n.ledger.mu.Unlock()
+		e, there := n.ledger.block.Storage[a.Bucket][a.Key]
+		if !there {
+			return fields{"entry": nil}, nil
+		}
+		return fields{"entry": e.told()}, nil
+	}
+
 	// ledger tells the whole of the local block: entries with their authors and tombstones, and what was refused.
 	commands["ledger"] = func(n *node, _ request) (fields, error) {
 		n.ledger.mu.Lock()
@@ -276,15 +302,12 @@ func init() {
 		for bucket, keys := range n.ledger.block.Storage {
 			entries := fields{}
 			for key, e := range keys {
-				entries[key] = fields{
-					"value": e.Value, "owner": e.Owner, "version": fmt.Sprint(e.Version), "updated_at": e.UpdatedAt,
-					"deleted": e.Deleted, "signed": len(e.Sig) > 0,
-				}
+				entries[key] = e.told()
 			}
 			buckets[bucket] = entries
 		}
 		return fields{
-			"index": n.ledger.block.Index, "hash": n.ledger.block.Hash, "buckets": buckets,
+			"index": n.ledger.block.Index, "hash": n.ledger.hashed().Hash, "buckets": buckets,
 			"rejected": n.ledger.rejected, "dropped": n.ledger.dropped,
 		}, nil
 	}

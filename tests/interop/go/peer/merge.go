@@ -30,13 +30,7 @@ func (l *ledger) merge(theirs storage) {
 			live[id] = true
 		}
 	}
-	next := storage{}
-	for bucket, keys := range l.block.Storage {
-		next[bucket] = map[string]entry{}
-		for key, e := range keys {
-			next[bucket][key] = e
-		}
-	}
+	next := l.block.Storage
 	changed := false
 	for bucket, keys := range theirs {
 		for key, in := range keys {
