@@ -47,6 +47,9 @@ NOT_SERVED_PAUSE = 30.0
 SMALLEST_LIMIT = 64 * 1024
 """Bytes of an RPC that we read whatever the token says: subscriptions must pass even where messages cannot."""
 
+LATE = 2.0
+"""Seconds between our first stream to a peer and its first one to us; usually both are opened as soon as it is connected."""
+
 DRAIN = 5.0
 """Seconds that a replaced inbound stream has to finish."""
 
@@ -135,6 +138,7 @@ class Gossip:
         self._inbound: dict[PeerId, Stream] = {}
         self._keepers: dict[PeerId, trio.Event] = {}
         self._last_topics: dict[PeerId, set[str]] = {}
+        self._said_at: dict[PeerId, float] = {}
         self._renew: set[PeerId] = set()
         self._told: Counter[str] = Counter()
         self._nursery: trio.Nursery | None = None
@@ -209,6 +213,9 @@ class Gossip:
                     if rpc.subscriptions and (topics := self.router.topics_of(peer)):
                         if before is not None:
                             self._answer_new_stream(peer, same_instance=not topics.isdisjoint(before))
+                        elif self._said_long_ago(peer):
+                            # it was connected before, as an earlier life of ours, and drops us with that connection
+                            self._answer_new_stream(peer, same_instance=True)
                         before = None
                         self._last_topics[peer] = set(topics)
         except StreamEndedError:
@@ -247,6 +254,11 @@ class Gossip:
             self._renew.add(peer)
             self._keepers[peer].set()
 
+    def _said_long_ago(self, peer: PeerId) -> bool:
+        """Whether our topics were told to a peer well before the stream on which it says its own."""
+        said_at = self._said_at.get(peer)
+        return said_at is not None and trio.current_time() - said_at > LATE
+
     async def _keep(self, peer: PeerId) -> None:
         """Hold an outbound stream to ``peer`` while it is connected."""
         pause = REOPEN_FIRST
@@ -275,6 +287,7 @@ class Gossip:
         finally:
             del self._keepers[peer]
             self._last_topics.pop(peer, None)
+            self._said_at.pop(peer, None)
             self._renew.discard(peer)
 
     async def _use(
@@ -286,6 +299,7 @@ class Gossip:
         if left_over is not None:
             left_over.move_to(outbox)
         self._outboxes[peer] = outbox
+        self._said_at.setdefault(peer, trio.current_time())
         version = (1, int(stream.protocol.split(".")[1]))
         self._apply(self.router.add_peer(peer, version, trio.current_time(), outbound=connection.outbound))
         moved = False

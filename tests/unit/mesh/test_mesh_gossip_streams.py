@@ -84,7 +84,7 @@ def make_gossip(network: Any) -> Gossip:
     )
 
 
-def run(body: Callable[[Peer], Any]) -> None:
+def run(body: Callable[[Peer], Any], clock: trio.testing.MockClock | None = None) -> None:
     async def main() -> None:
         peer = Peer(make_gossip)
         async with trio.open_nursery() as nursery:
@@ -99,7 +99,7 @@ def run(body: Callable[[Peer], Any]) -> None:
                 await body(peer)
             nursery.cancel_scope.cancel()
 
-    trio.run(main)
+    trio.run(main, clock=clock)
 
 
 def topics_said(rpcs: list[Rpc]) -> set[str]:
@@ -161,5 +161,29 @@ def test_a_peer_that_comes_with_another_stream_is_told_our_topics_once_more():
         await peer.speak("old")
         assert topics_said(peer.said[ours][said:]) == {"old"}
         assert len(peer.arrived) == 1
+
+    run(body)
+
+
+def test_a_peer_that_speaks_long_after_us_is_told_our_topics_once_more():
+    """A Go peer that still holds a dead connection to an earlier life of ours drops what we said when it notices."""
+
+    async def body(peer: Peer) -> None:
+        (ours,) = peer.arrived
+        said = len(peer.said[ours])
+        await trio.sleep(30)
+        await peer.speak("old")
+        assert topics_said(peer.said[ours][said:]) == {"old"}
+        assert len(peer.arrived) == 1
+
+    run(body, trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_a_peer_that_speaks_at_once_is_told_our_topics_once():
+    async def body(peer: Peer) -> None:
+        (ours,) = peer.arrived
+        said = len(peer.said[ours])
+        await peer.speak("old")
+        assert topics_said(peer.said[ours][said:]) == set()
 
     run(body)
