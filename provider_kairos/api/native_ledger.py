@@ -84,7 +84,7 @@ class LedgerRoutes:
         return await self._done(self._backend.persist(bucket, key, text))
 
     async def _done(self, written: Written) -> Any:
-        refused = refusals(written)
+        refused = refusals(written, self._backend.entry)
         if refused and not written.changed:
             owner = refused[0]["owner"]
             raise HttpError(

@@ -15,6 +15,7 @@ from provider_kairos.api.model import ValueCodingError, decode_value, ledger_tex
 from provider_kairos.api.native_model import Encoding, Record, Refusal
 from provider_kairos.ledger.entry import Entry
 from provider_kairos.ledger.model import Written
+from provider_kairos.ledger.policy import derived_owner
 from provider_kairos.token import gojson
 
 __all__ = ["coded", "printable", "record", "refusals"]
@@ -73,6 +74,11 @@ def coded(value: Any, encoding: str = "base64") -> str:
     return ledger_text(value) if encoding == "base64" else gojson.dumps(value)
 
 
-def refusals(written: Written) -> list[Refusal]:
-    """Records of a write that belong to somebody else."""
-    return [{"key": each.key, "owner": each.owner, "reason": each.reason} for each in written.refused]
+def refusals(written: Written, stored: Callable[[str, str], Entry | None]) -> list[Refusal]:
+    """Records of a write that belong to somebody else; ``stored`` looks an entry up."""
+    found: list[Refusal] = []
+    for each in written.refused:
+        entry = stored(each.bucket, each.key)
+        owner = each.owner if entry is None else derived_owner(each.bucket, each.key, entry)
+        found.append({"key": each.key, "owner": owner, "reason": each.reason})
+    return found

@@ -23,6 +23,7 @@ from provider_kairos.errors import HostError, PeerError
 from provider_kairos.ids import PeerId
 from provider_kairos.ledger.engine import Ledger
 from provider_kairos.ledger.model import Broadcast, Changed, Forgotten, Persist, RecordKey, Row, Written
+from provider_kairos.ledger.policy import derived_owner
 
 __all__ = ["LedgerService"]
 
@@ -136,7 +137,9 @@ class LedgerService:
     def _did(self, written: Written) -> Written:
         for refusal in written.refused:
             if self._once_per.allow((refusal.bucket, refusal.key), self._clock.now()) is not None:
-                log.warning("not written: %s/%s belongs to %s", refusal.bucket, refusal.key, refusal.owner)
+                stored = self.ledger.entry(refusal.bucket, refusal.key)
+                owner = derived_owner(refusal.bucket, refusal.key, stored) if stored is not None else "somebody else"
+                log.warning("not written: %s/%s belongs to %s", refusal.bucket, refusal.key, owner)
         self._carry_out()
         return written
 
