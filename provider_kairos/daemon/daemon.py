@@ -85,13 +85,13 @@ class Daemon:
             self.vpn.lease = self.lease
         self.services = services(Parts(settings, self.ledger, self.mesh, clock, rng))
         self._status = StatusReporter(settings, clock, self.phases, self.ledger, self.mesh, self.vpn, self.services)
+        self.feed = EventFeed(self._status, self.mesh.peers)
+        self.ledger.on_changed = self.feed.records_changed
         self.backend = DaemonBackend(
             self.ledger, self.mesh, clock, self._status.document, self._healthy, feed=self.feed, services=self.services
         )
 
     def _healthy(self) -> bool:
-        self.feed = EventFeed(self._status, self.mesh.peers)
-        self.ledger.on_changed = self.feed.records_changed
         return not self._supervisor.broken
 
     def _connected(self) -> frozenset[PeerId]:
@@ -147,6 +147,7 @@ class Daemon:
 
     async def _pump_events(self) -> None:
         async for event in self.mesh.events.clone():
+            self.feed.mesh_event(event)
             match event:
                 case PeerSubscribed(peer):
                     log.info("peer %s is in the ledger room", peer)
@@ -163,7 +164,6 @@ class Daemon:
                         self.vpn.forget(peer)
                 case EpochChanged(counter):
                     log.info("epoch %d: topic and seal key changed", counter)
-            self.feed.mesh_event(event)
             if self.lease is not None:
                 self.lease.poke()
             if self.vpn is not None:
