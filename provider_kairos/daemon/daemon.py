@@ -88,7 +88,14 @@ class Daemon:
         self.feed = EventFeed(self._status, self.mesh.peers)
         self.ledger.on_changed = self.feed.records_changed
         self.backend = DaemonBackend(
-            self.ledger, self.mesh, clock, self._status.document, self._healthy, feed=self.feed, services=self.services
+            self.ledger,
+            self.mesh,
+            clock,
+            self._status.document,
+            self._healthy,
+            feed=self.feed,
+            debug=settings.api_debug,
+            services=self.services,
         )
 
     def _healthy(self) -> bool:

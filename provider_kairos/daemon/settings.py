@@ -99,6 +99,7 @@ class DaemonSettings:
     api: bool = True
     api_listen: str = DEFAULT_SOCKET
     api_unix_mode: str = "0600"
+    api_debug: bool = False
     # parts with settings of their own
     dht_settings: DhtSettings = field(default_factory=DhtSettings)
     dns: DnsSettings = field(default_factory=DnsSettings)
@@ -243,6 +244,13 @@ VARIABLES = (
     Variable("API", "api", parse_bool, "serve the HTTP API", flag="--api"),
     Variable("APILISTEN", "api_listen", parse_text, "where: `unix://PATH` or `HOST:PORT`", flag="--api-listen"),
     Variable("APILISTENUNIXMODE", "api_unix_mode", parse_text, "octal mode of the socket"),
+    Variable(
+        "KAIROS_P2P_API_DEBUG",
+        "api_debug",
+        parse_bool,
+        "serve `/debug/tasks`: what every task of the daemon is doing now (ours)",
+        flag="--debug",
+    ),
     Variable(
         "EDGEVPNPRIVKEYCACHE",
         "privkey_cache",

@@ -88,7 +88,6 @@ WITHOUT_EFFECT: tuple[WithoutEffect, ...] = (
     WithoutEffect(
         "ENABLE_HEALTHCHECKS", "heartbeats are always sent", "--enable-healthchecks", parse_bool, anyway=True
     ),
-    WithoutEffect("", "the API has no profiling routes", "--debug", parse_bool, anyway=False),
 )
 
 _GENERATE = "kairos-p2p generate-token [SECONDS] prints a token, kairos-p2p create-config a cloud-config with one"
