@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from provider_kairos.cli import bridge_app, dns_app, services_app, trust_app
+from provider_kairos.cli import bridge_app, dns_app, ledger_app, services_app, trust_app
 
 __all__ = ["app", "spell_out"]
 
@@ -65,6 +65,7 @@ bridge_app.add_to(app)
 services_app.add_to(app)
 dns_app.add_to(app)
 trust_app.add_to(app)
+ledger_app.add_to(app)
 
 
 def spell_out(arguments: Sequence[str]) -> list[str]:

@@ -30,6 +30,8 @@ LAYERS = {
     "api.model": 3,
     "api.native_model": 3,
     "api.follow": 3,
+    "api.ledger_client": 3,
+    "api.records": 3,
     "api.sse": 3,
     "api.transport": 3,
     "api.watching": 3,
