@@ -27,6 +27,7 @@ from provider_kairos.mesh.addresses import Endpoint
 from provider_kairos.mesh.bootstrap import Bootstrap
 from provider_kairos.mesh.kad import Kad, Meeting
 from provider_kairos.mesh.kad_wire import KadMessage, KadPeer, Kind
+from provider_kairos.mesh.multistream import NegotiationError
 from provider_kairos.mesh.rendezvous import Point, Rendezvous
 from provider_kairos.mesh.views import DhtNobodyFound, DhtNoBootstrap
 
@@ -142,15 +143,15 @@ class Dht:
         found = await self._bootstrap.peers()
         peers = {peer: endpoints for peer, endpoints in found.items() if peer != self.kad.me}
         message = KadMessage(Kind.FIND_NODE, multiaddr.peer_id_bytes(self.kad.me))
-        connected = 0
+        refused = 0
 
         async def ask(peer: PeerId) -> None:
-            nonlocal connected
+            nonlocal refused
             try:
                 await self.kad.ask(peer, peers[peer], message, trusted=True)
             except PeerError as error:
                 log.debug("bootstrap peer %s: %s", peer, error)
-                connected += self.kad.connected(peer)
+                refused += isinstance(error, NegotiationError)
             else:
                 self._wake.set()
 
@@ -163,7 +164,7 @@ class Dht:
             await self.kad.look_around()
         elif not before and (peers or not self.kad.server):  # a server may be the first one of its DHT
             self._counts["dht_bootstrap_failed"] += 1
-            trouble = DhtNoBootstrap(len(peers), connected)
+            trouble = DhtNoBootstrap(len(peers), refused)
             if self._trouble is None:
                 log.warning("%s; it is tried again", trouble.text())
             self._trouble = trouble

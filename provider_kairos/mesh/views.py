@@ -156,7 +156,7 @@ class NoDiscovery(Waiting):
 
 @dataclass(frozen=True, slots=True)
 class DhtNoBootstrap(Waiting):
-    """There is no way into the DHT. Of ``tried`` bootstrap peers ``connected`` are there, but serve no DHT."""
+    """There is no way into the DHT. Of ``tried`` bootstrap peers ``connected`` answer, but serve no DHT."""
 
     code: ClassVar[str] = "dht-no-bootstrap"
     tried: int
@@ -165,7 +165,7 @@ class DhtNoBootstrap(Waiting):
     def text(self) -> str:
         """One sentence."""
         if self.connected:
-            return f"no bootstrap peer serves the DHT: {self.tried} tried, {self.connected} connected"
+            return f"no bootstrap peer serves the DHT: {self.tried} tried, {self.connected} answer without"
         return f"no bootstrap peer answers: {self.tried} tried" if self.tried else "there is no bootstrap peer to try"
 
 

@@ -26,6 +26,7 @@ from provider_kairos.mesh import identify, parts
 from provider_kairos.mesh.addresses import Endpoint, Networks, parse_endpoint
 from provider_kairos.mesh.channels import NOISE, TLS, Handshakes, TcpChannel
 from provider_kairos.mesh.gossip import PROTOCOLS as GOSSIP
+from provider_kairos.mesh.kad import PROTOCOL as KAD
 from provider_kairos.mesh.multistream import HEADER, encode_line, select
 from provider_kairos.mesh.muxer import PROTOCOL as YAMUX
 from provider_kairos.mesh.swarm import Connection, Swarm
@@ -35,7 +36,7 @@ from provider_kairos.mesh.yamux_frames import encode_header
 PACKETS = "/kairos-p2p/packets/1"
 """Served by the daemon only."""
 
-STREAM_PROTOCOLS = (*GOSSIP, identify.IDENTIFY, identify.PUSH, identify.PING, "/edgevpn/0.1")
+STREAM_PROTOCOLS = (*GOSSIP, identify.IDENTIFY, identify.PUSH, identify.PING, "/edgevpn/0.1", KAD)
 WORKERS = 12
 """Connections at a time; a node takes 16 unfinished ones from one address."""
 
@@ -117,11 +118,21 @@ def identity(rng: random.Random) -> bytes:
     return bytes(message.SerializeToString())
 
 
+def question(rng: random.Random) -> bytes:
+    """A message to a DHT server that is nearly right."""
+    message = parts.load().KadMessage(type=rng.randrange(6), key=rng.randbytes(rng.choice((0, 34, 34, 81, 300))))
+    for peers in (message.closerPeers, message.providerPeers):
+        for _ in range(rng.choice((0, 1, 3, 200))):
+            identity = rng.choice((b"\x12\x20" + rng.randbytes(32), rng.randbytes(rng.randrange(50))))
+            peers.add(id=identity, addrs=[garbage(rng, 30) for _ in range(rng.randrange(3))])
+    return bytes(message.SerializeToString())
+
+
 def payload(rng: random.Random, protocol: str) -> bytes:
     """Something for a stream of ``protocol``."""
     if protocol == PACKETS:
         return packets(rng)
-    make = rpc if protocol in GOSSIP else identity
+    make = rpc if protocol in GOSSIP else question if protocol == KAD else identity
     good = make(rng)
     return rng.choice(
         (

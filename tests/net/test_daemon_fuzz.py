@@ -47,7 +47,13 @@ def test_daemon_fuzz(make_namespaces, tmp_path, capsys):
     count = int(os.environ.get("KAIROS_P2P_FUZZ") or 150)
     victim_box, friend_box, attacker = make_namespaces(3)
     token = encode(generate())
-    options = {"EDGEVPNLISTENMADDRS": "/ip4/0.0.0.0/tcp/4001", "DNSADDRESS": ":53", "DNSFORWARD": "false"}
+    options = {
+        "EDGEVPNLISTENMADDRS": "/ip4/0.0.0.0/tcp/4001",
+        "DNSADDRESS": ":53",
+        "DNSFORWARD": "false",
+        "EDGEVPNDHT": "true",
+        "KAIROS_P2P_DHT_MODE": "server",
+    }
     victim = daemon_process.DaemonProcess(tmp_path / "victim", token, victim_box.argv([]), **options)
     friend = daemon_process.DaemonProcess(tmp_path / "friend", token, friend_box.argv([]), **options)
     with victim, friend:

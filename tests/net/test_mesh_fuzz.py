@@ -12,7 +12,7 @@ import trio
 
 from provider_kairos.clock import SystemClock
 from provider_kairos.mesh.node import Mesh
-from provider_kairos.mesh.settings import MeshSettings
+from provider_kairos.mesh.settings import DhtMode, DhtSettings, MeshSettings
 from provider_kairos.token.codec import generate
 
 _SPEC = importlib.util.spec_from_file_location("mesh_fuzz", Path(__file__).parent / "mesh_fuzz.py")
@@ -25,7 +25,12 @@ _SPEC.loader.exec_module(mesh_fuzz)
 
 def make(seed, token, *bootstrap):
     settings = MeshSettings(
-        seed=seed * 32, token=token, listen=("/ip4/127.0.0.1/tcp/0",), bootstrap_peers=bootstrap, mdns=False
+        seed=seed * 32,
+        token=token,
+        listen=("/ip4/127.0.0.1/tcp/0",),
+        bootstrap_peers=bootstrap,
+        mdns=False,
+        dht=DhtSettings(mode=DhtMode.SERVER, defaults=()),
     )
     return Mesh(settings, SystemClock(), random.Random(1))
 

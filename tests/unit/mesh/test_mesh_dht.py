@@ -18,6 +18,7 @@ from provider_kairos.mesh.bootstrap import Bootstrap
 from provider_kairos.mesh.dht import LEAD_MOST, RETRY_MOST, Dht
 from provider_kairos.mesh.kad import Meeting
 from provider_kairos.mesh.kad_wire import KadMessage, KadPeer, Kind
+from provider_kairos.mesh.multistream import NegotiationError
 from provider_kairos.mesh.rendezvous import Rendezvous
 from provider_kairos.token.codec import generate
 
@@ -61,13 +62,12 @@ class FakeKad:
         task_status.started()
         await trio.sleep_forever()
 
-    def connected(self, peer):
-        return peer in self.up
-
     async def ask(self, peer, _endpoints, message, *, trusted=False):
         assert trusted
         assert message.kind is Kind.FIND_NODE
         self.asked.append((trio.current_time(), peer))
+        if peer in self.up:
+            raise NegotiationError("serves none")
         if peer not in self.alive:
             await trio.sleep(8)
             raise PeerError("silent")
@@ -145,7 +145,7 @@ def test_bootstrap_peers_that_serve_no_dht_are_told_apart():
     async def script(rig):
         rig.kad.up = {BOOT}
         await trio.sleep(9)
-        assert rig.dht.waiting()[0].text() == "no bootstrap peer serves the DHT: 2 tried, 1 connected"
+        assert rig.dht.waiting()[0].text() == "no bootstrap peer serves the DHT: 2 tried, 1 answer without"
 
     Rig(BOOT, TOO).play(script)
 
