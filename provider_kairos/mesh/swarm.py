@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import errno
 import logging
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 
 import trio
 
-from provider_kairos.errors import HostError, PeerError
 from provider_kairos.ids import PeerId
 from provider_kairos.mesh.addresses import Endpoint, Networks
 from provider_kairos.mesh.channels import NOISE, TLS, ChannelError, Handshakes, TcpChannel
@@ -26,6 +23,7 @@ from provider_kairos.mesh.multistream import NegotiationError, respond, select
 from provider_kairos.mesh.muxer import PROBE_TIMEOUT, ByteChannel, Muxer
 from provider_kairos.mesh.muxer import PROTOCOL as YAMUX
 from provider_kairos.mesh.muxer_stream import PacketHandler, Stream, StreamEndedError
+from provider_kairos.mesh.sockets import DialError, bare, bind, connect, multiaddr_of
 
 __all__ = ["Connection", "DialError", "Swarm"]
 
@@ -33,12 +31,6 @@ log = logging.getLogger(__name__)
 
 UPGRADE_TIMEOUT = 15.0
 """Seconds for security and muxer together; a slow box under load needs some."""
-
-CONNECT_TIMEOUT = 10.0
-"""Seconds for the TCP handshake of one address."""
-
-MAX_NAMED = 4
-"""Addresses behind one name that are tried, one after the other."""
 
 MAX_UPGRADING = 64
 MAX_UPGRADING_PER_ADDRESS = 16
@@ -49,10 +41,6 @@ TRIM_EVERY = 10.0
 
 DUPLICATE_GRACE = 5.0
 """Seconds until a connection that is not preferred is closed, if no stream is left on it."""
-
-
-class DialError(PeerError):
-    """One address could not be connected."""
 
 
 class Connection:
@@ -193,7 +181,7 @@ class Swarm:
 
     async def serve(self, listen: Sequence[tuple[str, int]], task_status: trio.TaskStatus[None]) -> None:
         """Listen and hold all connections until cancelled. Raises HostError when no address can be bound."""
-        listeners = _bind(listen)
+        listeners = bind(listen)
         self.bound = [listener.socket.getsockname()[:2] for listener in listeners]
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -261,7 +249,7 @@ class Swarm:
             self._upgrading[host] -= 1
             if not self._upgrading[host]:
                 del self._upgrading[host]
-        await self._hold(Connection(muxer, _address(host, port), security, outbound=False))
+        await self._hold(Connection(muxer, multiaddr_of(host, port), security, outbound=False))
 
     # --- dialling ---------------------------------------------------------------------------------------------------
 
@@ -279,7 +267,7 @@ class Swarm:
         if not self._has_room(endpoint.host):
             self._count("dial_over_limit")
             raise DialError(f"{endpoint}: all {self._limits.most} connections are in use")
-        raw = await _connect(endpoint, self._blocked)
+        raw = await connect(endpoint, self._blocked)
         try:
             muxer, security = await self._upgrade(raw, expected)
             if muxer.peer == self.peer_id:
@@ -385,13 +373,13 @@ class Swarm:
 
     def _is_crowded(self, host: str) -> bool:
         """Whether an address has so many inbound connections of strangers that it gets no further one."""
-        bare = _bare(host)
-        strangers = sum(each.host == bare and not each.outbound and not each.spared for each in self._candidates())
-        return bare not in self._exempt and strangers + self._upgrading[host] >= self._limits.most_per_address
+        address = bare(host)
+        strangers = sum(each.host == address and not each.outbound and not each.spared for each in self._candidates())
+        return address not in self._exempt and strangers + self._upgrading[host] >= self._limits.most_per_address
 
     def _has_room(self, host: str) -> bool:
         """Whether one more connection may be held; a stranger's makes room for it when every place is taken."""
-        if _bare(host) in self._exempt:
+        if bare(host) in self._exempt:
             return True
         candidates = self._candidates()
         if len(candidates) < self._limits.most:
@@ -420,88 +408,3 @@ class Swarm:
 
     def _count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1
-
-
-def _bare(host: str) -> str:
-    return host.partition("%")[0].removeprefix("::ffff:")
-
-
-def _address(host: str, port: int) -> str:
-    host = _bare(host)
-    return f"/ip6/{host}/tcp/{port}" if ":" in host else f"/ip4/{host}/tcp/{port}"
-
-
-def _bind(listen: Sequence[tuple[str, int]]) -> list[trio.SocketListener]:
-    """Bind what can be bound; the families that follow a port 0 get the port that the first one got."""
-    listeners: list[trio.SocketListener] = []
-    problems: list[str] = []
-    for host, port in listen:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        chosen = port or next((each.socket.getsockname()[1] for each in listeners), 0)
-        for attempt in dict.fromkeys((chosen, port)):
-            try:
-                bound = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            except OSError as error:  # IPv6 is switched off
-                problems.append(f"{host}: {error.strerror}")
-                break
-            try:
-                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                bound.bind((host, attempt))
-                bound.listen(128)
-            except OSError as error:
-                bound.close()
-                problems.append(f"{host} port {attempt}: {error.strerror}")
-            else:
-                listeners.append(trio.SocketListener(trio.socket.from_stdlib_socket(bound)))
-                break
-    if not listeners:
-        raise HostError(
-            f"cannot listen on any address: {'; '.join(problems)}",
-            hint="stop what uses the port, or choose another listen address",
-        )
-    for problem in problems:
-        log.warning("not listening on %s", problem)
-    return listeners
-
-
-async def _resolve(endpoint: Endpoint, blocked: Networks) -> list[str]:
-    """The addresses behind a name, those of its family alone, in the order of the machine's resolver. Raises DialError."""
-    families = {"dns4": trio.socket.AF_INET, "dns6": trio.socket.AF_INET6}
-    family = families.get(endpoint.family, trio.socket.AF_UNSPEC)
-    found = await trio.socket.getaddrinfo(endpoint.host, endpoint.port, family=family, type=trio.socket.SOCK_STREAM)
-    addresses = dict.fromkeys(str(each[4][0]) for each in found)
-    allowed = [each for each in addresses if each not in blocked]
-    if addresses and not allowed:
-        raise DialError(f"{endpoint} is a name for an address in a blocked network")
-    return allowed[:MAX_NAMED]
-
-
-async def _connect(endpoint: Endpoint, blocked: Networks) -> TcpChannel:
-    """A TCP connection to an address or name. Raises DialError."""
-    try:
-        with trio.fail_after(CONNECT_TIMEOUT):
-            addresses = [endpoint.host] if endpoint.ip is not None else await _resolve(endpoint, blocked)
-            for number, address in enumerate(addresses, start=1):
-                family = trio.socket.AF_INET6 if ":" in address else trio.socket.AF_INET
-                raw = trio.socket.socket(family, trio.socket.SOCK_STREAM)
-                try:
-                    with suppress(OSError):
-                        raw.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
-                    with trio.fail_after(CONNECT_TIMEOUT / len(addresses)):
-                        await raw.connect((address, endpoint.port))
-                except (OSError, trio.TooSlowError):
-                    raw.close()
-                    if number == len(addresses):
-                        raise
-                except BaseException:
-                    raw.close()
-                    raise
-                else:
-                    return TcpChannel(trio.SocketStream(raw), initiator=True)
-        raise DialError(f"{endpoint}: a name without an address")
-    except trio.TooSlowError:
-        raise DialError(f"{endpoint}: no answer within {CONNECT_TIMEOUT:.0f} s") from None
-    except OSError as error:
-        raise DialError(f"{endpoint}: {error.strerror or error}") from error
