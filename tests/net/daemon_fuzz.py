@@ -360,6 +360,13 @@ def request(rng: random.Random) -> bytes:
         b"/api/ledger/" + part,
         b"/api/v1/watch?timeout=" + rng.choice((b"0", b"-1", b"nan", b"1e999", part)) + b"&since=" + part,
         b"/api/v1/status?" + part,
+        b"/v1/ledger/fuzz/" + part,
+        b"/v1/ledger/fuzz" + part + b"?deleted=" + rng.choice((b"true", part)),
+        b"/v1/dns/fuzz" + part,
+        b"/v1/peers/" + part,
+        b"/v1/events?snapshot=" + rng.choice((b"true", part)) + b"&kind=" + rng.choice((b"ledger", part)),
+        b"/v1/events?bucket=" + part + b"&last_event_id=" + part,
+        rng.choice((b"/v1/metrics", b"/v1/openapi.json", b"/v1/nodes", b"/v1/traffic", b"/app/" + part)),
         b"/api/machines/" + part,
         b"/api/dns",
         b"/api/metrics/peer/" + part,
@@ -378,7 +385,8 @@ def request(rng: random.Random) -> bytes:
             rng.randbytes(60) + b"\r\n",
         )
     )
-    body = rng.choice((b"", b"", b'{"Regex":"[","Records":{}}', b"5\r\nhello\r\nFFFFFFFF\r\n", rng.randbytes(100)))
+    value = b'{"value":' + rng.choice((b"1", b"1e999", b"[" * rng.randrange(2000), part)) + b"}"
+    body = rng.choice((b"", value, b'{"Regex":"[","Records":{}}', b"5\r\nhello\r\nFFFFFFFF\r\n", rng.randbytes(100)))
     return method + b" " + rng.choice(paths) + b" HTTP/1.1\r\n" + headers + b"\r\n" + body
 
 
