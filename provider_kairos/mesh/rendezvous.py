@@ -30,8 +30,11 @@ __all__ = ["Point", "Rendezvous", "key_of"]
 MOST_LEAD = 30.0
 """Seconds before an epoch at which it is announced; never more than a third of it."""
 
-FIRST_PAUSE, LONGEST_PAUSE_ALONE = 2.0, 60.0
-"""Seconds between rounds while nobody of ours is connected; they double."""
+FIRST_PAUSE, LONGEST_PAUSE_ALONE = 2.0, 240.0
+"""Seconds between rounds while nobody of ours is connected; they double.
+
+Whoever comes new looks often and finds our record, so a node that is alone for long need not hurry.
+"""
 
 SLACK = 1.5
 """EdgeVPN's rounds are at most this many intervals apart."""
