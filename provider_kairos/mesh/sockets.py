@@ -90,30 +90,36 @@ async def _resolve(endpoint: Endpoint, blocked: Networks) -> list[str]:
     return allowed[:MAX_NAMED]
 
 
+async def _open(address: str, port: int) -> trio.SocketStream:
+    """One TCP handshake. Raises OSError."""
+    family = trio.socket.AF_INET6 if ":" in address else trio.socket.AF_INET
+    raw = trio.socket.socket(family, trio.socket.SOCK_STREAM)
+    try:
+        with suppress(OSError):
+            raw.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
+        await raw.connect((address, port))
+    except BaseException:
+        raw.close()
+        raise
+    return trio.SocketStream(raw)
+
+
 async def connect(endpoint: Endpoint, blocked: Networks) -> TcpChannel:
     """A TCP connection to an address or name. Raises DialError."""
     try:
         with trio.fail_after(CONNECT_TIMEOUT):
             addresses = [endpoint.host] if endpoint.ip is not None else await _resolve(endpoint, blocked)
             for number, address in enumerate(addresses, start=1):
-                family = trio.socket.AF_INET6 if ":" in address else trio.socket.AF_INET
-                raw = trio.socket.socket(family, trio.socket.SOCK_STREAM)
                 try:
-                    with suppress(OSError):
-                        raw.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
                     with trio.fail_after(CONNECT_TIMEOUT / len(addresses)):
-                        await raw.connect((address, endpoint.port))
+                        return TcpChannel(await _open(address, endpoint.port), initiator=True)
                 except (OSError, trio.TooSlowError):
-                    raw.close()
                     if number == len(addresses):
                         raise
-                except BaseException:
-                    raw.close()
-                    raise
-                else:
-                    return TcpChannel(trio.SocketStream(raw), initiator=True)
         raise DialError(f"{endpoint}: a name without an address")
     except trio.TooSlowError:
         raise DialError(f"{endpoint}: no answer within {CONNECT_TIMEOUT:.0f} s") from None
     except OSError as error:
         raise DialError(f"{endpoint}: {error.strerror or error}") from error
+    except UnicodeError as error:  # a part of the name is empty or too long for the DNS
+        raise DialError(f"{endpoint} is no name") from error

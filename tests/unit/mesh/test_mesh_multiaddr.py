@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from provider_kairos.errors import ConfigError
-from provider_kairos.mesh import multiaddr, parts
+from provider_kairos.mesh import identify, multiaddr, parts
 from provider_kairos.mesh.addresses import Endpoint, parse_endpoint
 
 ED25519 = "12D3KooWAKuk1EwYpBe6QNjqdbHotCBd2yaWAg6UVN7pJQv4fqXf"
@@ -125,3 +125,10 @@ def test_text_that_is_no_peer_id_is_refused(text):
 
 def test_an_address_keeps_its_port_and_family():
     assert multiaddr.endpoint_of(b"\x04\xc0\x00\x02\x01\x06\x0f\xa1") == Endpoint("ip4", "192.0.2.1", 4001)
+
+
+def test_addresses_through_relays_in_an_identify_message_are_passed_over():
+    relayed = f"/ip4/192.0.2.1/tcp/4001/p2p/{RSA}/p2p-circuit"
+    data = identify.encode(b"key", ["/ip4/192.0.2.2/tcp/4001", relayed, "/ip4/192.0.2.3/udp/1/quic-v1"], [], "x", None)
+    read = identify.decode(data[2:] if data[0] & 0x80 else data[1:])
+    assert [str(each) for each in read.endpoints] == ["/ip4/192.0.2.2/tcp/4001"]
