@@ -15,7 +15,7 @@ import trio
 from provider_kairos.api.client import DaemonClient
 from provider_kairos.api.model import ledger_text
 from provider_kairos.api.testing import FakeBackend, serving
-from provider_kairos.cli import status
+from provider_kairos.cli import cluster, status
 from provider_kairos.cli.cluster import kubeconfig_text
 from provider_kairos.cli.main import run
 from provider_kairos.clock import SystemClock
@@ -174,11 +174,28 @@ def test_no_kubeconfig_is_an_error(daemon: Daemon, capsys: pytest.CaptureFixture
     assert captured.err.startswith("error: there is no kubeconfig yet")
 
 
-def test_waiting_for_a_kubeconfig(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
-    timer = threading.Timer(0.1, publish, [daemon])
-    timer.start()
+def test_waiting_for_a_kubeconfig(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Event()
+
+    def judged(values: dict[str, str]) -> str:
+        try:
+            return kubeconfig_text(values)
+        except NotFoundError:
+            asked.set()  # the command has seen that there is none
+            raise
+
+    monkeypatch.setattr(cluster, "kubeconfig_text", judged)
+
+    def write() -> None:
+        assert asked.wait(60)
+        publish(daemon)
+
+    writer = threading.Thread(target=write)
+    writer.start()
     assert run(["get-kubeconfig", "--wait"]) == 0
-    timer.join()
+    writer.join()
     captured = capsys.readouterr()
     assert "10.1.0.7:6443" in captured.out
     assert captured.err.startswith("waiting: there is no kubeconfig yet")
