@@ -176,7 +176,8 @@ def test_a_wrong_clock_is_named():
             await right.until(lambda: [type(each) for each in right.mesh.waiting()][:1] == [ClockSkew])
             (skew, *_) = right.mesh.waiting()
             assert isinstance(skew, ClockSkew)
-            assert skew.seconds == 600
+            # in the last seconds of an epoch a node is in the next room already
+            assert skew.seconds in {600, 570}
             assert skew.peer == wrong.mesh.peer_id
 
     trio.run(main)
