@@ -2,7 +2,7 @@
 
 A member may fill the ledger of every EdgeVPN node with a million records, and each of these then shows all of them every
 ten seconds. Reading one such block takes the better part of a second, in which nothing else happens here. So an author
-whose large block was costly is not heard with large blocks for a while (5 % of the time at most), nor is anybody when
+whose large block was costly is not heard with large blocks for a while (10 % of the time at most), nor is anybody when
 they together take half of it. What is put off comes again: blocks are whole, and are repeated. Small blocks always pass.
 
 Sans-IO; :mod:`provider_kairos.daemon.ledger_service` asks before it reads a block and tells how long it took.
@@ -22,7 +22,7 @@ LARGE = 64 * 1024
 COSTLY = 0.25
 """Seconds of the processor from which a block counts as costly. Not of the clock: others may be busy too."""
 
-AUTHOR_SHARE, ALL_SHARE = 0.05, 0.5
+AUTHOR_SHARE, ALL_SHARE = 0.1, 0.5
 MAX_AUTHORS = 512
 
 

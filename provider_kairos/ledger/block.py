@@ -7,6 +7,7 @@ bounded: what unpacks beyond the limit, nests absurdly or holds numbers that Go 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -117,8 +118,8 @@ def _encode_bucket(bucket: Mapping[str, Entry]) -> str:
 def decode(data: bytes, held: Storage | None = None, most: int | None = None) -> Block:
     """Read a block's JSON. Raises BlockError; one unreadable entry makes the whole block unreadable, as in Go.
 
-    ``most`` limits the unsigned records that are taken, of which anybody can make a million: those that are ``held``
-    come first, and everything in the buckets of ``held`` before other buckets.
+    ``most`` limits the unsigned records that are taken, of which anybody can make a million; ``held`` is what the
+    reader has, which comes first.
     """
     try:
         fields = gojson.loads(data)
@@ -151,37 +152,61 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
 def _decode_storage(value: Any, held: Storage, most: int) -> tuple[Storage, int]:
     if not isinstance(value, dict):
         raise BlockError("block storage is no object")
-    storage: Storage = {}
+    if not all(isinstance(bucket, dict | None) for bucket in value.values()):
+        raise BlockError("a bucket is no object")
+    buckets: dict[str, dict[str, Any]] = {name: bucket or {} for name, bucket in value.items()}
     surplus = 0
-    for name in sorted(value, key=lambda name: name not in held):
-        bucket = value[name]
-        if not isinstance(bucket, dict | None):
-            raise BlockError("a bucket is no object")
-        items = bucket or {}
-        if len(items) > most:
-            items, dropped = _cut(items, held.get(name, {}), most)
-            surplus += dropped
-            if not items:
-                continue
-        try:
-            storage[name] = {key: entries.from_json(item) for key, item in items.items()}
-        except entries.EntryError as error:
-            raise BlockError(f"block is unreadable: {error}") from None
-        most -= sum(isinstance(item, str) for item in items.values())
+    if sum(map(len, buckets.values())) > most:
+        buckets, surplus = _cut(buckets, held, most)
+    try:
+        storage = {
+            name: {key: entries.from_json(item) for key, item in bucket.items()} for name, bucket in buckets.items()
+        }
+    except entries.EntryError as error:
+        raise BlockError(f"block is unreadable: {error}") from None
     return storage, surplus
 
 
-def _cut(items: dict[str, Any], held: Mapping[str, Entry], most: int) -> tuple[dict[str, Any], int]:
-    """At most so many of the unsigned records, those that are held before others; and how many were left out."""
-    kept = {key: items[key] for key in held if key in items}
-    left = most - sum(isinstance(item, str) for item in kept.values())
-    for key, item in items.items():
-        if isinstance(item, str):
-            if left <= 0 or key in kept:
-                continue
-            left -= 1
+def _cut(buckets: dict[str, dict[str, Any]], held: Storage, most: int) -> tuple[dict[str, dict[str, Any]], int]:
+    """At most so many unsigned records, and how many were left out.
+
+    Small buckets are whole, large ones give way; in each of them what is held comes first.
+    """
+    unsigned = {name: sum(isinstance(item, str) for item in bucket.values()) for name, bucket in buckets.items()}
+    kept: dict[str, dict[str, Any]] = {}
+    surplus = 0
+    waiting = len(buckets)
+    for name in sorted(buckets, key=lambda name: (unsigned[name], name not in held)):
+        share = -(-most // waiting)  # rounded up: the last of it goes to those that are held
+        waiting -= 1
+        if unsigned[name] <= share:
+            kept[name] = buckets[name]
+            most -= unsigned[name]
+            continue
+        part = _cut_bucket(buckets[name], held.get(name, {}), share, len(buckets[name]) - unsigned[name])
+        most -= share
+        surplus += len(buckets[name]) - len(part)
+        if part:
+            kept[name] = part
+    return kept, surplus
+
+
+def _cut_bucket(items: dict[str, Any], held: Mapping[str, Entry], most: int, signed: int) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key in itertools.chain((key for key in held if key in items), items):
+        if key in kept:
+            continue
+        item = items[key]
+        if not isinstance(item, str):
+            signed -= 1
+        elif most > 0:
+            most -= 1
+        elif signed:
+            continue
+        else:
+            break
         kept[key] = item
-    return kept, len(items) - len(kept)
+    return kept
 
 
 def pack(block: Block) -> bytes:

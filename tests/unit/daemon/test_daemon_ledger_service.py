@@ -280,7 +280,7 @@ def test_costly_blocks_take_a_share_of_the_time_and_small_ones_always_pass():
     a, b = PeerId("a"), PeerId("b")
     big, small = bytes(LARGE), bytes(LARGE - 1)
     engine.cost = 0.5
-    service.receive(big, a, a)  # until 0.5; others wait until 1.0, the author until 10
+    service.receive(big, a, a)  # until 0.5; others wait until 1.0, the author until 5
     service.receive(big, a, a)
     service.receive(big, b, b)
     service.receive(small, a, a)

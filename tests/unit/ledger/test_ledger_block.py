@@ -147,12 +147,21 @@ def test_surplus_of_a_bucket_never_costs_what_we_hold():
     assert surplus == 901
 
 
-def test_surplus_in_strange_buckets_never_costs_ours():
-    storage = {f"a{number}": unsigned("k") for number in range(1000)} | {"mine": unsigned("abc")}
+def test_surplus_never_costs_small_buckets_even_when_the_flood_is_held_and_they_are_not():
+    flood = list(map(str, range(1000)))
+    storage = {"flood": unsigned(flood), "new": unsigned("abc"), "newer": unsigned("de")}
+    found, surplus = limited(storage, {"flood": flood[:100]}, 100)
+    assert (found["new"], found["newer"]) == (set("abc"), set("de"))
+    assert len(found["flood"]) == 95
+    assert surplus == 905
+
+
+def test_surplus_buckets_give_way_to_held_ones():
+    storage = {f"a{number}": unsigned("k") for number in range(1000)} | {"mine": unsigned("k")}
     found, surplus = limited(storage, {"mine": []}, 100)
-    assert found["mine"] == set("abc")
-    assert len(found) == 98
-    assert surplus == 903
+    assert found["mine"] == {"k"}
+    assert len(found) == 100
+    assert surplus == 901
 
 
 def test_signed_records_are_no_surplus():
