@@ -19,8 +19,8 @@ from provider_kairos.mesh.streams import MeshStream, StreamEndedError
 
 __all__ = ["Ending", "Manners", "Tally", "abort", "splice"]
 
-CHUNK = 60_000
-"""Bytes read at once from TCP; with its header it is one frame, and one record of TLS or Noise takes four of them."""
+CHUNK = 59_988
+"""Bytes read at once from TCP: with its header a frame is then one write of the connection, not one and a bit."""
 
 QUIET = 1.0
 """Seconds without a byte from a Go peer after which the end of our client's data is passed on to it."""
