@@ -21,7 +21,7 @@ from provider_kairos.daemon.backend import DaemonBackend
 from provider_kairos.daemon.event_feed import EventFeed
 from provider_kairos.daemon.lease_service import LeaseService, RoleOnDisk
 from provider_kairos.daemon.ledger_service import LedgerService
-from provider_kairos.daemon.parts import MakeServices, Parts, configured
+from provider_kairos.daemon.parts import MakeServices, Parts, configured, guarded
 from provider_kairos.daemon.settings import DaemonSettings
 from provider_kairos.daemon.status import Phases, StatusReporter
 from provider_kairos.daemon.store import Store
@@ -83,7 +83,7 @@ class Daemon:
                 version=f"v{__version__}",
             )
             self.vpn.lease = self.lease
-        self.services = services(Parts(settings, self.ledger, self.mesh, clock, rng))
+        self.services = guarded(Parts(settings, self.ledger, self.mesh, clock, rng), services)
         self._status = StatusReporter(settings, clock, self.phases, self.ledger, self.mesh, self.vpn, self.services)
         self.feed = EventFeed(self._status, self.mesh.peers)
         self.ledger.on_changed = self.feed.records_changed

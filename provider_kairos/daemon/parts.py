@@ -20,7 +20,7 @@ from provider_kairos.daemon.settings import DaemonSettings
 from provider_kairos.errors import Waiting
 from provider_kairos.mesh.node import Mesh
 
-__all__ = ["HasGate", "MakeServices", "NodeService", "Parts", "configured"]
+__all__ = ["HasGate", "MakeServices", "NodeService", "Parts", "configured", "guarded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,19 @@ def configured(parts: Parts) -> list[NodeService]:
     """The services that the settings ask for."""
     from provider_kairos.daemon.dns_service import DnsService  # noqa: PLC0415 - services are made from Parts
     from provider_kairos.daemon.egress_service import egress_server  # noqa: PLC0415 - likewise
-    from provider_kairos.daemon.trust_service import TrustService  # noqa: PLC0415 - likewise
 
     return [
-        *([TrustService(parts)] if parts.settings.trust.guard else []),
         *([DnsService.of(parts)] if parts.settings.dns.listen else []),
         *([egress_server(parts)] if parts.settings.egress.serve else []),
     ]
+
+
+def guarded(parts: Parts, make: MakeServices) -> list[NodeService]:
+    """What ``make`` gives, and before it the guard where the settings ask for one: it is for every kind of node."""
+    if not parts.settings.trust.guard:
+        return list(make(parts))
+    from provider_kairos.daemon.trust_service import TrustService  # noqa: PLC0415 - where there is a trust zone only
+
+    made = make(parts)
+    own = [] if any(isinstance(service, TrustService) for service in made) else [TrustService(parts)]
+    return [*own, *made]

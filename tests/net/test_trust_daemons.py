@@ -29,7 +29,8 @@ TRUSTED, OTHER = keys.generate(), keys.generate()
 def make(tmp_path):
     stores = []
 
-    def build(name, token, *bootstrap, **options):
+    def build(name, token, *bootstrap, services=None, **options):
+        services = {} if services is None else {"services": services}
         store = Store(tmp_path / name / "mesh.db")
         stores.append(store)
         settings = DaemonSettings(
@@ -46,7 +47,7 @@ def make(tmp_path):
             announce_interval=2,
             **options,
         )
-        return Daemon(settings, store, SystemClock(), random.Random(name))
+        return Daemon(settings, store, SystemClock(), random.Random(name), **services)
 
     yield build
     for store in stores:
@@ -192,6 +193,12 @@ def test_a_guard_without_a_gate_lets_everybody_speak_and_still_lets_in(make):
                     assert counter(one, "gated") == 0
 
     trio.run(main)
+
+
+def test_a_command_that_is_a_node_of_its_own_guards_too(make):
+    node = make("node", generate(), services=lambda _parts: [], trust=guard())
+    assert [service.name for service in node.services] == ["trust"]
+    assert node.backend.gate is node.mesh.admission.gate
 
 
 def test_the_zone_is_kept_on_disk_and_counts_from_the_first_message_on(make):
