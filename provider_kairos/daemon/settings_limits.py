@@ -82,7 +82,9 @@ def _router(name: str, text: str) -> str:
     try:
         return str(ipaddress.ip_address(text.strip()))
     except ValueError:
-        raise ConfigError(f"{name}={text!r} is no address", hint="a virtual IP without prefix, such as 10.1.0.7") from None
+        raise ConfigError(
+            f"{name}={text!r} is no address", hint="a virtual IP without prefix, such as 10.1.0.7"
+        ) from None
 
 
 def _most(name: str, text: str) -> int:

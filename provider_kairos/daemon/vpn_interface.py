@@ -105,7 +105,5 @@ class VpnInterface:
         return tuple(
             AddressTaken(each.interface, str(each.ip), str(address.network))
             for each in everything
-            if each.interface != self.name
-            and each.ip.version == address.version
-            and each.ip.ip in address.network
+            if each.interface != self.name and each.ip.version == address.version and each.ip.ip in address.network
         )
