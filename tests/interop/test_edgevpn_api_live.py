@@ -14,9 +14,11 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import socket
+import subprocess
 import sys
-from collections import Counter
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -140,14 +142,14 @@ def _protocols(path: str, theirs: Any, ours: Any) -> tuple[Any, Any]:
 def _others_record(path: str, theirs: Any, ours: Any) -> tuple[Any, Any]:
     """Without the other node's machine record, which is only looked for once it was deleted on this one."""
     if path == "/api/summary":
-        return {**theirs, "Machines": 0}, {**ours, "Machines": 0} if ours["Machines"] == theirs[
-            "Machines"
-        ] + 1 else ours
+        near = abs(ours["Machines"] - theirs["Machines"]) == 1
+        return ({**theirs, "Machines": 0}, {**ours, "Machines": 0}) if near else (theirs, ours)
     if path == "/api/machines":
-        mine = [each for each in ours if each["Address"] != THEIR_MACHINE]
-        return theirs, mine
+        one, other = ([each for each in side if each["Address"] != THEIR_MACHINE] for side in (theirs, ours))
+        return one, other
     if path == "/api/ledger/machines":
-        return theirs, {name: text for name, text in ours.items() if name != THEIR_MACHINE}
+        mine, yours = ({key: text for key, text in side.items() if key != THEIR_MACHINE} for side in (theirs, ours))
+        return mine, yours
     for side in (theirs, ours):
         _storage(side).get("machines", {}).pop(THEIR_MACHINE, None)
     return theirs, ours
@@ -200,8 +202,9 @@ def judge(request: Any, theirs: Any, ours: Any, *, deleted: bool) -> Any:
 class Pair:
     """The two nodes that are asked, and what was said."""
 
-    def __init__(self, theirs: Any, ours: Any, peers: dict[str, tuple[str, str]]) -> None:
+    def __init__(self, theirs: Any, ours: Any, others: tuple[Any, Any], peers: dict[str, tuple[str, str]]) -> None:
         self.nodes = {"theirs": theirs, "ours": ours}
+        self.others = dict(zip(self.nodes, others, strict=True))
         self.peers = peers
         self.rows: list[tuple[Any, Any, Any, Any]] = []
         self.deleted = False  # whether the other node's machine record was deleted
@@ -243,7 +246,8 @@ def pair(version: str, make_lasting_site: Any) -> Pair:
             other = two.peer
             until(lambda one=one, other=other: other in one.heartbeats() and other in one.room(), "they see each other")
             until(lambda one=one: len(one.machines()) == 2, "both machine records")
-    pair = Pair(theirs, ours, {"theirs": (theirs.peer, their_peer.peer), "ours": (ours.peer, our_peer.peer)})
+    others = their_peer, our_peer
+    pair = Pair(theirs, ours, others, {"theirs": (theirs.peer, their_peer.peer), "ours": (ours.peer, our_peer.peer)})
     course(pair)
     return pair
 
@@ -256,9 +260,11 @@ def course(pair: Pair) -> None:
     until(lambda: all(one == other != {} for one, other in map(pair.texts, ("demo", "dns", "huge"))), "writes are done")
     for request in recorded(AFTER):
         pair.ask(request)
+    # EdgeVPN defends a write until it looked again, up to 8 s later: deletions before that would be undone by it
+    time.sleep(8)
     for request in recorded(DELETES):
         pair.ask(request)
-    until(lambda: pair.texts("demo")[0] == pair.texts("demo")[1] and "k1" not in pair.texts("demo")[0], "deletions")
+    until(lambda: all(deleted(node) for node in pair.nodes.values()), "the deletions are done")
     for request in recorded("after-delete"):
         pair.ask(request)
 
@@ -271,8 +277,8 @@ def test_every_answer_is_the_same_or_a_named_difference(pair: Pair, version: str
         if verdict.kind == answers.WRONG
     ]
     assert not wrong, "\n".join(wrong)
-    kinds = Counter(verdict.kind for *_, verdict in pair.rows)
-    seen(f"{len(pair.rows)} requests: " + ", ".join(f"{number} {kind}" for kind, number in kinds.most_common()))
+    different = sum(verdict.kind == answers.DIFFERENT for *_, verdict in pair.rows)
+    seen(f"{len(pair.rows)} requests: {len(pair.rows) - different} the same, {different} different as listed")
     assert len(pair.rows) > 180
 
 
@@ -282,6 +288,67 @@ def test_the_written_records_are_the_same(pair: Pair, seen: Any) -> None:
     assert one == other
     assert len(one) > 15
     seen(f"{len(one)} records")
+
+
+# -- our tools on both -------------------------------------------------------------------------------------------------
+
+
+def tool(node: Any, *words: str, status: int = 0) -> str:
+    """What a command of ours prints, on the API of either program."""
+    program = str(Path(sys.executable).with_name("kairos-p2p"))
+    environment = {**os.environ, "EDGEVPN_API": f"unix://{node.socket}"}
+    done = subprocess.run([program, *words], env=environment, capture_output=True, text=True, timeout=network.PATIENCE)
+    assert done.returncode == status, done.stderr
+    return done.stdout
+
+
+@pytest.mark.row(9, "our command line on the API of both programs: ledger, peers")
+@pytest.mark.parametrize("side", ["theirs", "ours"])
+def test_our_tools_work_on_both(pair: Pair, side: str) -> None:
+    node, (_, other) = pair.nodes[side], pair.peers[side]
+    tool(node, "ledger", "set", "tools", "text", "a b")
+    tool(node, "ledger", "set", "tools", "json", "--json", '{"a": [1]}')
+    tool(node, "ledger", "set", "tools", "plain", "--plain", "word")
+    until(lambda: len(node.bucket("tools")) == 3, "they are written")
+    assert tool(node, "ledger", "get", "tools", "text") == "a b\n"
+    assert json.loads(tool(node, "ledger", "get", "tools", "json")) == {"a": [1]}
+    assert node.bucket("tools")["plain"] == '"word"'
+    tool(node, "ledger", "get", "tools", "absent", status=4)
+    listed = json.loads(tool(node, "ledger", "get", "tools", "--json"))
+    assert [each["key"] for each in listed["records"]] == ["json", "plain", "text"]
+    assert "tools" in tool(node, "ledger", "get")
+    peers = json.loads(tool(node, "peers", "--json"))
+    assert peers["daemon"] == ("edgevpn" if side == "theirs" else "kairos-p2p")
+    (peer,) = [each for each in peers["peers"] if each["peer_id"] == other]
+    # EdgeVPN tells it of machines only, and the course has deleted the other's record
+    assert peer["on_topic"] or side == "theirs"
+    assert peer["connected"] is (None if side == "theirs" else True)
+    tool(node, "ledger", "delete", "tools")
+    until(lambda: not node.bucket("tools"), "they are deleted")
+
+
+@pytest.mark.parametrize("side", ["theirs", "ours"])
+def test_a_watcher_sees_what_the_other_node_writes(pair: Pair, side: str) -> None:
+    program = str(Path(sys.executable).with_name("kairos-p2p"))
+    api = f"unix://{pair.nodes[side].socket}"
+    words = [program, "ledger", "watch", "watched", "--json", "--api", api]
+    pair.nodes[side].put("watched", "here", "one")
+    until(lambda: pair.nodes[side].bucket("watched"), "it is written")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["value"] == "one"
+        pair.others[side].put("watched", "there", "two")
+        said = json.loads(process.stdout.readline())
+        assert (said["key"], said["value"]) == ("there", "two")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(network.PATIENCE) == 130
+
+
+def deleted(node: Any) -> bool:
+    """Whether everything that the course deletes is gone, the other's machine record apart."""
+    ledger = node.ledger()
+    gone = {"k1", "space key", "slash%2Fkey", "star*", ".*%5C.foo", r"foo\.test\.$", "10.1.0.77"}
+    return not {"huge", "buck et", "buck%2Fet"} & set(ledger) and not any(gone & set(keys) for keys in ledger.values())
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
