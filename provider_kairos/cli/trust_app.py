@@ -13,7 +13,11 @@ Api = Annotated[
     typer.Option("--api", envvar="EDGEVPN_API", metavar="ADDRESS", help="The daemon's API, as for `status`."),
 ]
 File = Annotated[
-    str | None, typer.Argument(metavar="FILE", help="A file with a public key; - or nothing: standard input.")
+    str | None,
+    typer.Argument(
+        metavar="FILE",
+        help="A file with a public key, or with what `ecdsa-genkey` printed; - or nothing: standard input.",
+    ),
 ]
 
 trust = typer.Typer(

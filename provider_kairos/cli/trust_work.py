@@ -69,6 +69,9 @@ def add_key(api: str | None, file: str | None, name: str | None) -> None:
     """Write a public key into the ledger."""
     data, shown = read_bytes(file)
     text = data.decode("ascii", "replace").strip()
+    for line in text.splitlines():  # what `ecdsa-genkey` printed: both halves, of which one is for all
+        if line.startswith("Public key: "):
+            text = line.removeprefix("Public key: ").strip()
     try:
         key = keys.load_public(text)
     except keys.KeyTextError as error:

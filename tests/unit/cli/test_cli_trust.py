@@ -65,7 +65,7 @@ def test_a_key_is_added_as_edgevpn_stores_it_listed_and_removed(backend, tmp_pat
     assert backend.data[AUTH_BUCKET] == {f"ecdsa_{PRINT}": json.dumps(PAIR.public)}
     assert run(["trust", "add-key", str(file), "--name", "my-ecdsa"]) == 0
     assert backend.get(AUTH_BUCKET, "my-ecdsa") == json.dumps(PAIR.public)
-    backend.persist(AUTH_BUCKET, "ecdsa_broken", '"nonsense"')
+    backend.persist(AUTH_BUCKET, "z-ecdsa-broken", '"nonsense"')
     backend.persist(ZONE_BUCKET, "12D3KooWA", '""')
     backend.persist(ZONE_BUCKET, backend.peer_id, '""')
     backend.persist(NOTES_BUCKET, "12D3KooWA", note_text(PRINT))
@@ -76,8 +76,8 @@ def test_a_key_is_added_as_edgevpn_stores_it_listed_and_removed(backend, tmp_pat
         "gate": True,
         "keys": [
             {"name": f"ecdsa_{PRINT}", "fingerprint": PRINT},
-            {"name": "ecdsa_broken", "fingerprint": None},
             {"name": "my-ecdsa", "fingerprint": PRINT},
+            {"name": "z-ecdsa-broken", "fingerprint": None},
         ],
         "peers": [
             {"peer_id": "12D3KooWA", "online": False, "key": PRINT},
@@ -89,9 +89,16 @@ def test_a_key_is_added_as_edgevpn_stores_it_listed_and_removed(backend, tmp_pat
     assert "gate    on" in out
     assert "cannot be read" in out
     assert run(["trust", "remove-key", PRINT]) == 0
-    assert list(backend.data[AUTH_BUCKET]) == ["ecdsa_broken"]
-    assert run(["trust", "remove-key", "ecdsa_broken"]) == 0
-    assert run(["trust", "remove-key", "ecdsa_broken"]) == ExitCode.NOT_FOUND
+    assert list(backend.data[AUTH_BUCKET]) == ["z-ecdsa-broken"]
+    assert run(["trust", "remove-key", "z-ecdsa-broken"]) == 0
+    assert run(["trust", "remove-key", "z-ecdsa-broken"]) == ExitCode.NOT_FOUND
+
+
+def test_what_genkey_printed_will_do_and_only_its_public_half_is_sent(backend, tmp_path) -> None:
+    file = tmp_path / "pair"
+    file.write_text(f"Private key: {PAIR.private}\nPublic key: {PAIR.public}\n")
+    assert run(["trust", "add-key", str(file), "--name", "ecdsa_1"]) == 0
+    assert backend.data == {AUTH_BUCKET: {"ecdsa_1": json.dumps(PAIR.public)}}
 
 
 def test_a_private_key_is_not_handed_to_everybody(backend, tmp_path, capsys) -> None:
