@@ -54,7 +54,7 @@ test: setup
 interop: go-programs
 	@KAIROS_P2P_API_DIFFERENCES=docs/reference/api-differences.md \
 		KAIROS_P2P_INTEROP_MATRIX=docs/reference/interop-matrix.md \
-		$(RUN)/python -m pytest -n $(WORKERS) --dist loadfile tests/interop tests/net/test_mesh_go.py
+		$(RUN)/python -m pytest -n $$(nproc) --dist loadfile tests/interop tests/net/test_mesh_go.py
 
 check: setup
 	@$(RUN)/ruff format --check .

@@ -26,7 +26,7 @@ from typing import Any
 from provider_kairos.token.codec import encode, generate
 from tests.net.conftest import _cannot as cannot_make_namespaces
 
-PATIENCE = 60.0
+PATIENCE = 90.0
 """Seconds after which a wait gives up; nothing is measured by it."""
 
 NEW, OLD = "v0.35.4", "v0.30.2"

@@ -52,12 +52,15 @@ def together(site, began):
     for node in site.nodes:
         until(lambda node=node: node.lease, f"{node.name} has an address", 3 * PATIENCE)
     taken = time.monotonic() - began
-    until(lambda: all(len(node.machines()) == len(site.nodes) for node in site.nodes), "every record everywhere")
     leases = [node.lease for node in site.nodes]
     assert len(set(leases)) == len(leases), leases
+
+    def everywhere():
+        return all(node.machines() == {each.lease: each.peer for each in site.nodes} for node in site.nodes)
+
+    until(everywhere, "every record everywhere")
     assert all(node.lease == node.address for node in site.nodes if node.address)
     for node in site.nodes:
-        assert node.machines() == {each.lease: each.peer for each in site.nodes}
         assert refusals(node) == []
     return taken
 

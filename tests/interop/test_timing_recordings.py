@@ -6,7 +6,7 @@ blocks are made again from that. Where our timing differs on purpose:
 ================================  ====================================================================================
 difference                        reason
 ================================  ====================================================================================
-heartbeats every 30 to 45 s       EdgeVPN: 5, 10, 20, 40, 80, 120 s, each half to one and a half times that. v0.35.0 to
+heartbeats every 40 to 60 s       EdgeVPN: 5, 10, 20, 40, 80, 120 s, each half to one and a half times that. v0.35.0 to
                                   v0.35.3 stop routing to a peer whose heartbeat is older than 120 s
 the periodic broadcast            left out while somebody else has just shown the same state, its gap grows from 10 to 60 s
 in ``off`` the dead alone leave   EdgeVPN's leader empties the whole heartbeat bucket, and for seconds nobody is online
@@ -52,7 +52,7 @@ def settings_of(run: dict[str, Any]) -> LedgerSettings:
     return LedgerSettings(
         mode=OwnershipMode.OFF if "off" in run["flags"].split() else OwnershipMode.OBSERVE,
         ownership_ttl=4 * heartbeat,
-        heartbeat_interval=min(heartbeat, 30),
+        heartbeat_interval=min(heartbeat, 40),
         offline_after=flag(run, "--aliveness-healthcheck-max-interval", 900),
         scrub_interval=flag(run, "--aliveness-healthcheck-scrub-interval", 600),
     )
