@@ -19,6 +19,7 @@ the Go sources. In a trio test the calls go through ``trio.to_thread``: ``await 
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import importlib.util
 import json
@@ -39,7 +40,7 @@ __all__ = ["GoError", "GoPeer", "MakeGoPeer"]
 PATIENCE = 60.0
 """Seconds after which a wait gives up; nothing is measured by it."""
 
-FIXTURES = {"go_programs", "go_peer"}
+FIXTURES = {"go_programs", "go_peer", "make_lasting_go_peer"}
 HERE = Path(__file__).parent
 
 
@@ -181,6 +182,17 @@ class GoPeer:
 
     # -- what is asked often
 
+    def connect(self, address: str) -> None:
+        """Dial until it is connected: a busy machine breaks handshakes off."""
+
+        def connected() -> bool:
+            with contextlib.suppress(GoError):
+                self.do("connect", addr=address)
+                return True
+            return False
+
+        self.until(connected, f"a connection to {address}")
+
     def ledger(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Bucket → key → entry (value as JSON text, owner, version as text, deleted, signed), tombstones included."""
         buckets: dict[str, dict[str, dict[str, Any]]] = self.do("ledger")["buckets"]
@@ -305,17 +317,27 @@ def go_programs() -> Path:
     return folder
 
 
-@pytest.fixture
-def go_peer(go_programs: Path, tmp_path: Path) -> Iterator[MakeGoPeer]:
-    """``go_peer(space=None, token=..., **options)`` → a started :class:`GoPeer`; all end with the test."""
+def _peers(program: Path, folder: Path) -> Iterator[MakeGoPeer]:
     made: list[GoPeer] = []
 
     def make(space: Any = None, **options: Any) -> GoPeer:
         if space is None:
             options.setdefault("listen", ["/ip4/127.0.0.1/tcp/0"])
-        made.append(GoPeer(go_programs / "peer", space, tmp_path / f"go_peer{len(made)}.log", **options))
+        made.append(GoPeer(program, space, folder / f"go_peer{len(made)}.log", **options))
         return made[-1]
 
     yield make
     for each in made:
         each.kill()
+
+
+@pytest.fixture
+def go_peer(go_programs: Path, tmp_path: Path) -> Iterator[MakeGoPeer]:
+    """``go_peer(space=None, token=..., **options)`` → a started :class:`GoPeer`; all end with the test."""
+    yield from _peers(go_programs / "peer", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def make_lasting_go_peer(go_programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeGoPeer]:
+    """The same for peers that run beside all tests of a module."""
+    yield from _peers(go_programs / "peer", tmp_path_factory.mktemp("go_peers"))

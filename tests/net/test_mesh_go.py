@@ -54,7 +54,7 @@ async def meet(mesh, go, *, we_dial=True):
     if we_dial:
         mesh.add_peer(go.id, [address.rsplit("/p2p/", 1)[0] for address in go.addrs])
     else:
-        await go.ado("connect", addr=f"{mesh.addresses()[0]}/p2p/{mesh.peer_id}")
+        await trio.to_thread.run_sync(go.connect, f"{mesh.addresses()[0]}/p2p/{mesh.peer_id}")
     async for event in mesh.events:
         if event == PeerSubscribed(go.id):
             break
