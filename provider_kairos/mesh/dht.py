@@ -16,6 +16,7 @@ import logging
 import random
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import trio
 
@@ -46,9 +47,24 @@ LOOK = 10.0
 LEAD_FIRST, LEAD_MOST = 20.0, 1800.0
 """Seconds until a found peer that could not be reached is tried once more."""
 
+FOLLOWED = 3
+"""Times that a found peer is tried again without being found again: the first try may fall into a busy moment."""
+
+FOLLOW = 5.0
+"""Seconds between two looks at whose turn it is."""
+
 MAX_LEADS = 512
 ENOUGH = 3
 """Contacts below which the bootstrap peers are asked now and then."""
+
+
+@dataclass(slots=True)
+class _Lead:
+    """A peer that was found: where, how often it was tried, and from when on it may be tried again."""
+
+    endpoints: tuple[Endpoint, ...]
+    tries: int = 0
+    due: float = float("-inf")
 
 
 class Dht:
@@ -80,10 +96,11 @@ class Dht:
         self._room = room
         self._addresses = addresses
         self._counts: Counter[str] = Counter()
-        self._leads: OrderedDict[PeerId, tuple[int, float]] = OrderedDict()
+        self._leads: OrderedDict[PeerId, _Lead] = OrderedDict()
         self._trouble: DhtNoBootstrap | None = None
         self._rounds = 0
         self._wake = trio.Event()
+        kad.on_first_contact = self.wake
 
     @property
     def counters(self) -> Counter[str]:
@@ -114,6 +131,7 @@ class Dht:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.kad.run)
             nursery.start_soon(self._keep_a_way_in)
+            nursery.start_soon(self._follow_leads)
             while True:
                 self._wake = trio.Event()
                 if not len(self.kad.table) and not self.kad.server:
@@ -152,8 +170,6 @@ class Dht:
             except PeerError as error:
                 log.debug("bootstrap peer %s: %s", peer, error)
                 refused += isinstance(error, NegotiationError)
-            else:
-                self._wake.set()
 
         async with trio.open_nursery() as nursery:
             for peer in peers:
@@ -210,22 +226,35 @@ class Dht:
     def _take(self, provider: KadPeer) -> None:
         """Somebody was found at our rendezvous."""
         peer = provider.peer
+        endpoints = self.kad.links.usable(provider.endpoints())
+        if not endpoints:
+            self._counts["dht_peers_without_tcp_address"] += 1
+            return
+        lead = self._leads.pop(peer, None) or _Lead(endpoints)
         if peer in self._room():
-            self._leads.pop(peer, None)
             return
-        if self._busy(peer):
-            return
-        tries, due = self._leads.pop(peer, (0, float("-inf")))
-        now = trio.current_time()
-        if now >= due:
-            endpoints = self.kad.links.usable(provider.endpoints())
-            if endpoints:
-                self._counts["dht_peers_found"] += 1
-                self._lead(peer, endpoints)
-            else:
-                self._counts["dht_peers_without_tcp_address"] += 1
-            due = now + min(LEAD_FIRST * 2**tries, LEAD_MOST)
-            tries = min(tries + 1, 16)
-        self._leads[peer] = (tries, due)
+        lead.endpoints = endpoints
+        self._leads[peer] = lead
         while len(self._leads) > MAX_LEADS:
             self._leads.popitem(last=False)
+        self._follow(peer, lead)
+
+    def _follow(self, peer: PeerId, lead: _Lead) -> None:
+        """Have a peer dialled if it is its turn."""
+        now = trio.current_time()
+        if now >= lead.due and not self._busy(peer):
+            self._counts["dht_peers_found"] += 1
+            self._lead(peer, lead.endpoints)
+            lead.due = now + min(LEAD_FIRST * 2**lead.tries, LEAD_MOST)
+            lead.tries = min(lead.tries + 1, 16)
+
+    async def _follow_leads(self) -> None:
+        """Try those again that were found not long ago."""
+        while True:
+            await trio.sleep(FOLLOW)
+            room = self._room()
+            for peer, lead in list(self._leads.items()):
+                if peer in room:
+                    del self._leads[peer]
+                elif lead.tries <= FOLLOWED:
+                    self._follow(peer, lead)

@@ -88,9 +88,13 @@ class Kad:
         addresses: Callable[[], Iterable[bytes]],
         endpoints_of: Callable[[PeerId], Iterable[Endpoint]],
     ) -> None:
-        """``addresses`` are our own, as we publish them; ``endpoints_of`` says what a connected peer told of itself."""
+        """``addresses`` are our own, as we publish them; ``endpoints_of`` says what a connected peer told of itself.
+
+        ``on_first_contact`` is called when somebody answered while we knew nobody.
+        """
         self.me = me
         self.server = server
+        self.on_first_contact: Callable[[], None] = lambda: None
         self.links = links
         self.table = Table(me)
         self.providers = Providers()
@@ -256,7 +260,10 @@ class Kad:
                 self.links.answers(peer)
                 self.links.used(peer)
                 told = (*endpoints, *self._endpoints_of(peer))
+                first = not len(self.table)
                 self.table.answered(peer, self.links.usable(told), self._clock.now(), trusted=trusted)
+                if first:
+                    self.on_first_contact()
                 return answer
             raise PeerError(f"{peer} did not answer within {ANSWER_TIMEOUT:.0f} s")
         except PeerError:

@@ -178,6 +178,8 @@ class Links:
         for peer, used_at in list(self._used.items()):
             if now - used_at < IDLE:
                 break
+            if peer in self._dialling:
+                continue
             connections = self._network.connections(peer)
             if not connections or self._keeps(peer):
                 del self._used[peer]
