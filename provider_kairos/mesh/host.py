@@ -280,6 +280,8 @@ class Host:
             log.debug("peer %s does not identify itself: %s", peer, error)
 
     def _learn(self, peer: PeerId, identity: identify.Identity) -> None:
+        if not self.swarm.connections(peer):
+            return  # read to its end after the connection was gone: nobody would ever forget it
         self.identities[peer] = identity
         # whoever is a stranger to us and our network need not be kept connected
         if peer in self.dialer.known or peer in self._on_topic:
