@@ -96,6 +96,9 @@ def test_two_daemons_share_records_and_say_so(make):
                 (peer,) = status["peers"]
                 assert (peer["peer_id"], peer["connected"], peer["on_topic"]) == (two.mesh.peer_id, True, True)
                 await until(one, lambda: one.backend.status()["peers"][0]["native"] is True)
+                # a peer with a heartbeat is a member: its connection stays when there are too many
+                await until(one, lambda: one.backend.status()["connections"]["members"] == 1)
+                assert one.backend.status()["connections"]["most"] == 512
                 assert one.backend.healthy()
                 json.dumps(status)
 
