@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 )
@@ -141,17 +142,23 @@ func (l *ledger) write(bucket, key, text string, remove bool) (bool, error) {
 	return true, l.broadcast()
 }
 
-// set stores an entry in a new local block; the caller holds the lock.
+// set stores an entry in a new local block; the caller holds the lock. Maps that were shown are never changed.
 func (l *ledger) set(bucket, key string, e entry, remove bool) {
-	if l.block.Storage[bucket] == nil {
-		l.block.Storage[bucket] = map[string]entry{}
-	}
+	next := maps.Clone(l.block.Storage)
+	next[bucket] = cloned(next[bucket])
 	if remove {
-		delete(l.block.Storage[bucket], key)
+		delete(next[bucket], key)
 	} else {
-		l.block.Storage[bucket][key] = e
+		next[bucket][key] = e
 	}
-	l.commit(l.block.Storage)
+	l.commit(next)
+}
+
+func cloned(keys map[string]entry) map[string]entry {
+	if keys == nil {
+		return map[string]entry{}
+	}
+	return maps.Clone(keys)
 }
 
 func (l *ledger) commit(next storage) {
@@ -159,10 +166,10 @@ func (l *ledger) commit(next storage) {
 	l.block = block{Index: l.block.Index + 1, Timestamp: time.Now().UTC().String(), Storage: next, PrevHash: l.block.Hash}
 }
 
-// hashed is the present block with its hash, which is made when somebody looks: a ledger may be huge. The caller holds
-// the lock.
+// hashed is the present block; the caller holds the lock. The hash is made when somebody looks, because a ledger may be
+// huge, and only where it is read: not where blocks are merged.
 func (l *ledger) hashed() block {
-	if l.block.Hash == "" {
+	if l.block.Hash == "" && !l.signing() {
 		l.block.Hash = l.block.hash()
 	}
 	return l.block
@@ -170,8 +177,9 @@ func (l *ledger) hashed() block {
 
 func (l *ledger) broadcast() error {
 	l.mu.Lock()
-	text, err := json.Marshal(l.hashed())
+	shown := l.hashed()
 	l.mu.Unlock()
+	text, err := json.Marshal(shown)
 	if err != nil {
 		return err
 	}

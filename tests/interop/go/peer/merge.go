@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"time"
 )
 
@@ -30,8 +31,8 @@ func (l *ledger) merge(theirs storage) {
 			live[id] = true
 		}
 	}
-	next := l.block.Storage
-	changed := false
+	next := maps.Clone(l.block.Storage)
+	changed := map[string]bool{}
 	for bucket, keys := range theirs {
 		for key, in := range keys {
 			old, there := next[bucket][key]
@@ -50,14 +51,14 @@ func (l *ledger) merge(theirs storage) {
 					continue
 				}
 			}
-			if next[bucket] == nil {
-				next[bucket] = map[string]entry{}
+			if !changed[bucket] {
+				next[bucket] = cloned(next[bucket])
+				changed[bucket] = true
 			}
 			next[bucket][key] = in
-			changed = true
 		}
 	}
-	if changed {
+	if len(changed) > 0 {
 		l.commit(next)
 	}
 }
