@@ -148,7 +148,15 @@ def main() -> None:
         ratio = f"{p50 / percentile(go, 0.5):.2f}, {p99 / percentile(go, 0.99):.2f}" if go else "-"
         lost = sum(value >= GIVE_UP for value in values)
         rows.append(
-            (name, kind, f"{p50 * 1000:.0f} ms", f"{p99 * 1000:.0f} ms", f"{max(values) * 1000:.0f} ms", ratio, str(lost))
+            (
+                name,
+                kind,
+                f"{p50 * 1000:.0f} ms",
+                f"{p99 * 1000:.0f} ms",
+                f"{max(values) * 1000:.0f} ms",
+                ratio,
+                str(lost),
+            )
         )
     show(
         f"A write is seen by all: {options.writes} writes each, about one a second",

@@ -70,9 +70,7 @@ ledger_app.add_to(app)
 
 def spell_out(arguments: Sequence[str]) -> list[str]:
     """The arguments with a bare ``--wait`` given its number, which the parser cannot leave out, and ``dns`` its word."""
-    return [
-        f"--wait={WAIT_SECONDS}" if argument == "--wait" else argument for argument in dns_app.spell_out(arguments)
-    ]
+    return [f"--wait={WAIT_SECONDS}" if argument == "--wait" else argument for argument in dns_app.spell_out(arguments)]
 
 
 def _version(value: bool) -> None:
