@@ -37,9 +37,10 @@ def debug_routes() -> list[Route]:
 def task_tree(task: trio.lowlevel.Task, depth: int = 0) -> Iterator[str]:
     """A task, the lines on which it waits, and its children, indented."""
     indent = "  " * depth
-    yield f"{indent}{task.name.rpartition('.')[2] if '<locals>' not in task.name else task.name}"
+    yield f"{indent}{task.name}"
     for frame, line in _stack(task.coro):
-        yield f"{indent}  | {_place(frame, line)}"
+        if not frame.f_code.co_filename.endswith("_traps.py"):  # where every waiting task ends
+            yield f"{indent}  | {_place(frame, line)}"
     for nursery in task.child_nurseries:
         for child in sorted(nursery.child_tasks, key=lambda each: each.name):
             yield from task_tree(child, depth + 1)
