@@ -70,7 +70,7 @@ class Pair:
 
 def flood(pair: Pair, window: int, seconds: float) -> tuple[float, float, float]:
     """Median-like (average) round trip in ms, replies per second, share lost."""
-    text = pair.source.space.run(
+    text: str = pair.source.space.run(
         sys.executable,
         "-c",
         PING,
@@ -129,7 +129,7 @@ def measure(pair: Pair, rates: Sequence[float], seconds: float) -> None:
 
 def report(pairs: Sequence[Pair], rates: Sequence[float]) -> None:
     base = pairs[0]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for pair in pairs:
         rate = median(pair.rates)
         source, sink = (median(each) for each in zip(*pair.busy, strict=True))
