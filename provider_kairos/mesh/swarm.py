@@ -228,9 +228,6 @@ class Swarm:
             muxer, security = await self._upgrade(raw, None)
             if muxer.peer == self.peer_id:
                 raise DialError("peer is ourselves")
-            if not self._connects(muxer.peer):
-                self._count("blocked_peer")
-                raise DialError(f"peer {muxer.peer} is on the block list")
             if len(self._connections.get(muxer.peer, ())) >= self._limits.most_per_peer:
                 self._count("inbound_over_peer_limit")
                 raise DialError(f"peer {muxer.peer} has {self._limits.most_per_peer} connections already")
@@ -272,9 +269,6 @@ class Swarm:
             muxer, security = await self._upgrade(raw, expected)
             if muxer.peer == self.peer_id:
                 raise DialError(f"{endpoint} is ourselves")
-            if not self._connects(muxer.peer):
-                self._count("blocked_peer")
-                raise DialError(f"{endpoint}: peer {muxer.peer} is on the block list")
         except (ChannelError, NegotiationError) as error:
             await raw.close()
             raise DialError(f"{endpoint}: {error}") from error
@@ -294,6 +288,9 @@ class Swarm:
                 else:
                     security = await respond(self._security.__contains__, raw.read, raw.write)
                 peer, channel = await self._handshakes.secure(raw, security, expected)
+                if not self._connects(peer):
+                    self._count("blocked_peer")
+                    raise DialError(f"peer {peer} is on the block list")
                 reader = _PlainReader(channel)
                 if raw.is_initiator:
                     await select((YAMUX,), reader.read, reader.send)
