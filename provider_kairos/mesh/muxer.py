@@ -42,6 +42,9 @@ MAX_STREAMS = 1024
 MAX_BUFFERED = 32 * 1024 * 1024
 """Unread bytes of all streams together; the stream that would go over is reset."""
 
+MAX_GROWN = 16 * 1024 * 1024
+"""Window that busy streams are given beyond their first, all together: what they may leave unread when they stop."""
+
 HIGH_WATER = 256 * 1024
 """Queued bytes above which writers wait."""
 
@@ -110,6 +113,7 @@ class Muxer:
         self.peer = peer
         self.initiator = initiator
         self.buffered = 0
+        self.grown = 0
         self.rtt = 0.0
         self.ended = trio.Event()
         self.error = ""
@@ -216,13 +220,17 @@ class Muxer:
         else:
             await trio.lowlevel.checkpoint()
 
-    def may_grow(self) -> bool:
-        """Whether a stream may be given a larger window."""
-        return self.buffered < MAX_BUFFERED // 4 and len(self.streams) < 64
+    def may_grow(self, extra: int) -> bool:
+        """Whether a stream may be given so much more window; counted when it is."""
+        if self.grown + extra > MAX_GROWN or self.buffered >= MAX_BUFFERED // 4 or len(self.streams) >= 64:
+            return False
+        self.grown += extra
+        return True
 
     def forget(self, stream: Stream) -> None:
         """The stream is over."""
         if self.streams.pop(stream.stream_id, None) is not None:
+            self.grown -= stream.grown
             self._on_forget(stream)
             self._inbound -= not stream.outbound
 
