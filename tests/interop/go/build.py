@@ -25,7 +25,11 @@ TOOLS = ROOT / ".tools" / "go"
 BIN = TOOLS / "bin"
 PROGRAMS = ("peer", "pluginhost")
 CANNOT = 3
-_UNREACHABLE = re.compile(r"dial tcp|reading https?://|Get \"https?://|i/o timeout|no such host")
+_UNREACHABLE = re.compile(r"dial tcp|reading https?://|Get \"https?://|i/o timeout|no such host|lookup disabled")
+
+
+def _short(text: str) -> str:
+    return " / ".join(text.strip().splitlines()[-3:])[-300:]
 
 
 class CannotBuildError(Exception):
@@ -80,7 +84,7 @@ def _toolchain() -> str:
         done = subprocess.run(command, capture_output=True, text=True, check=False, shell=False)
         if done.returncode == 0 and _version(str(own)) >= needed:
             return str(own)
-        problems.append(f"{' '.join(command[:4])}: {(done.stderr + done.stdout).strip()[-300:]}")
+        problems.append(f"{' '.join(command[:4])}: {_short(done.stderr + done.stdout)}")
     raise CannotBuildError(f"no Go {wanted[1]} or newer, and the pinned one could not be installed: {problems}")
 
 
@@ -109,15 +113,16 @@ def _build(go: str) -> None:
     )
     if loaded.returncode:
         if _UNREACHABLE.search(loaded.stderr):
-            raise CannotBuildError(f"the Go modules could not be fetched: {loaded.stderr.strip()[-600:]}")
+            raise CannotBuildError(f"the Go modules could not be fetched: {_short(loaded.stderr)}")
         print(loaded.stderr)
         raise subprocess.CalledProcessError(loaded.returncode, "go list")
     BIN.mkdir(parents=True, exist_ok=True)
     made = TOOLS / "made"
     made.mkdir(exist_ok=True)
-    packages = [f"./{name}" for name in PROGRAMS]
+    # Without tables for debuggers a quarter of the work is saved.
+    options = ["-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-gcflags=all=-dwarf=false"]
     subprocess.run(
-        [go, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", f"{made}/", *packages],
+        [go, "build", *options, "-o", f"{made}/", *(f"./{name}" for name in PROGRAMS)],
         cwd=HERE,
         env=_environment(),
         check=True,
@@ -135,6 +140,7 @@ def main() -> int:
         if current():
             return 0
         digest = _digest()
+        print("building the Go peer and plugin host (tests/interop/go)", flush=True)
         try:
             _build(_toolchain())
         except CannotBuildError as error:
