@@ -298,12 +298,14 @@ def pytest_sessionfinish() -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say loudly what did not run for want of the Go programs, and why."""
-    skipped = [
-        str(each.longrepr) for each in terminalreporter.stats.get("skipped", []) if NOT_BUILT in str(each.longrepr)
+    reasons = [
+        each.longrepr[2] if isinstance(each.longrepr, tuple) else str(each.longrepr)
+        for each in terminalreporter.stats.get("skipped", [])
     ]
-    if skipped:
+    missing = [reason.removeprefix("Skipped: ") for reason in reasons if NOT_BUILT in reason]
+    if missing:
         terminalreporter.section("Go peer and plugin host", sep="!")
-        terminalreporter.write_line(f"{len(skipped)} tests did not run: {skipped[0]}")
+        terminalreporter.write_line(f"{len(missing)} tests did NOT run: {missing[0]}")
 
 
 @pytest.fixture(scope="session")
@@ -311,7 +313,7 @@ def go_programs() -> Path:
     """The folder with the built programs ``peer`` and ``pluginhost``."""
     code = _build.wait()
     if code == build.CANNOT:
-        pytest.skip(f"{NOT_BUILT}: {_build.output.strip()[-300:]}")
+        pytest.skip(f"{NOT_BUILT}: {(_build.output.strip().splitlines() or ['no reason'])[-1][:500]}")
     assert code == 0, f"tests/interop/go does not build:\n{_build.output}"
     folder: Path = build.BIN
     return folder
