@@ -283,7 +283,7 @@ class LeaseEngine:
         if turn.take_lead and now.mono - self._lead_at >= 5.0:
             self._lead_at = now.mono
             effects.append(TakeLead(f'"{self.peer_id}"'))
-        next_for_go = _next_for_go(facts) if turn.waiting_for else ""
+        next_for_go = self._next_for_go(facts) if turn.waiting_for else ""
         if self._note.state is LeaseState.CLAIMED and self._is_lost(facts, next_for_go):
             self.counters["lost_claims"] += 1
             self._note = LeaseNote(LeaseState.SEEKING)
@@ -303,6 +303,13 @@ class LeaseEngine:
             self._waiting = (ConfirmingAddress(self._note.address),)
         else:
             self._waiting = (ListeningForPeers(self.settings.lone_wait),)
+
+    def _next_for_go(self, facts: _Facts) -> str:
+        """What a waiting Go node would take at this moment: the highest plus one, the first address when there is none."""
+        highest = highest_host(facts.machines)
+        if not facts.machines:
+            return str(ip_interface(self.settings.address).ip)
+        return str(IPv4Address(highest + 1)) if 0 < highest < 0xFFFFFFFF else ""
 
     def _is_lost(self, facts: _Facts, next_for_go: str) -> bool:
         address = self._note.address
@@ -368,12 +375,6 @@ class LeaseEngine:
                 times.append(self._claimed_at + self.settings.longest_confirm)
             times.append(now.mono + 5.0)
         self._wakeup = min((at for at in times if at > now.mono), default=None)
-
-
-def _next_for_go(facts: _Facts) -> str:
-    """What a waiting Go node would take at this moment."""
-    highest = highest_host(facts.machines)
-    return str(IPv4Address(highest + 1)) if 0 < highest < 0xFFFFFFFF else ""
 
 
 def _milliseconds(now: Now) -> int:

@@ -328,6 +328,19 @@ def test_the_address_that_a_waiting_go_node_would_take_is_left_to_it(clock):
     assert node.address != mine
 
 
+def test_the_first_address_is_left_to_a_waiting_go_node_when_nobody_has_one(clock):
+    """It takes exactly that one, without looking; one of 190 of our peer IDs would start there."""
+    pool = Pool.parse("10.1.0.1/24")
+    first = next(
+        peer
+        for peer in (PeerId(f"12D3KooWme{number}") for number in range(10_000))
+        if next(pool.candidates(peer)) == "10.1.0.1" and leader([GO, peer]) == peer
+    )
+    node = engine(me=first)
+    run(node, clock, LeaseView(live=frozenset({GO})))
+    assert node.address not in {None, "10.1.0.1"}
+
+
 # ------------------------------------------------------------------ pool and records
 
 
