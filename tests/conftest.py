@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -13,8 +14,13 @@ ROOT = Path(__file__).parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The Go peer's fixtures are for every folder."""
+    """The Go peer's fixtures are for every folder, and SIGINT works.
+
+    A run in the background inherits a SIGINT that is ignored, and so would every program that a test interrupts.
+    """
     config.pluginmanager.register(go_peer, "go_peer")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _folder(nodeid: str) -> str:
