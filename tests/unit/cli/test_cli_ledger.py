@@ -262,7 +262,10 @@ def test_lines_come_as_things_happen(daemon: Daemon, option: list[str]) -> None:
         daemon.token.run_sync_soon(daemon.backend.persist, "b", "l", ledger_text("two"))
         second = process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        try:
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
     if option:
         assert [json.loads(line)["value"] for line in (first, second)] == ["one", "two"]
     else:
