@@ -17,9 +17,9 @@ from dataclasses import replace
 
 from provider_kairos.ledger.block import Block
 from provider_kairos.ledger.entry import Entry
-from provider_kairos.ledger.model import RecordKey
+from provider_kairos.ledger.model import LedgerSettings, RecordKey
 from provider_kairos.ledger.policy import is_absurd_version
-from provider_kairos.ledger.records import Records
+from provider_kairos.ledger.records import Records, entry_size
 
 __all__ = ["SignedRecords", "has_signed", "plain"]
 
@@ -48,8 +48,11 @@ class SignedRecords:
     ``ourselves``: what we once signed ourselves is older than whatever we hold now.
     """
 
-    def __init__(self, ourselves: str) -> None:
+    def __init__(self, ourselves: str, settings: LedgerSettings) -> None:
+        self.full = 0
+        """Records that were left out because the ledger has no room for them."""
         self._ourselves = ourselves
+        self._settings = settings
         self._taken: OrderedDict[RecordKey, int] = OrderedDict()
 
     def merge(self, block: Block, records: Records, unix_ns: int) -> set[RecordKey]:
@@ -67,6 +70,9 @@ class SignedRecords:
                 if not wanted or entry == stored:
                     continue
                 if not entry.deleted:
+                    if not self._has_room(bucket, key, entry, stored, records):
+                        self.full += 1
+                        continue
                     records.put(bucket, key, entry)
                 elif stored is not None:
                     records.remove(bucket, key)
@@ -86,3 +92,10 @@ class SignedRecords:
         if len(self._taken) > MAX_REMEMBERED:
             self._taken.popitem(last=False)
         return True
+
+    def _has_room(self, bucket: str, key: str, entry: Entry, stored: Entry | None, records: Records) -> bool:
+        """A block that is adopted replaces everything; what is merged adds up, and has to end somewhere."""
+        if stored is None and records.count >= self._settings.max_records:
+            return False
+        growth = entry_size(bucket, key, entry) - (entry_size(bucket, key, stored) if stored is not None else 0)
+        return growth <= 0 or records.size + growth <= self._settings.max_ledger_bytes

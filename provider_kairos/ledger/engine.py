@@ -92,7 +92,7 @@ class Ledger:
         self._writer = Writer(self._records, self._graveyard, signer, settings.mode)
         self._pacing = Pacing(settings, self._rng)
         self._intents = Intents(settings.announce_interval, self._rng, until_seen=settings.mode is OwnershipMode.OFF)
-        self._signed = SignedRecords(self.peer_id or "")
+        self._signed = SignedRecords(self.peer_id or "", settings)
         self._repeats: dict[str, tuple[int, int, float]] = {}
         self._effects: list[Effect] = []
         self._next_heartbeat: float | None = None
@@ -415,6 +415,8 @@ class Ledger:
     def _take_signed(self, block: Block, signed: int, unsigned: int, now: Now) -> Received:
         """Mode ``off``, a block with signed records: merged, see :mod:`~provider_kairos.ledger.beside_signing`."""
         changed = frozenset(self._signed.merge(block, self._records, now.unix_ns))
+        self.counters["full"] += self._signed.full
+        self._signed.full = 0
         if changed:
             self._commit(changed, now, above=block.index)
             self._pacing.changed(now.mono, routine=True)  # who cannot read their block reads ours

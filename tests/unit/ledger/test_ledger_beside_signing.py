@@ -22,9 +22,9 @@ OURS, SIGNING, OLD = (Signer(bytes([each]) * 32) for each in (1, 2, 3))
 class Box:
     """Our node in mode ``off``; :meth:`signing_says` and :meth:`old_says` are blocks of the two kinds of neighbour."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: int) -> None:
         self.clock = ManualClock(unix=1_800_000_000)
-        self.ledger = Ledger(LedgerSettings(mode=OwnershipMode.OFF), OURS, rng=random.Random(3))
+        self.ledger = Ledger(LedgerSettings(mode=OwnershipMode.OFF, **settings), OURS, rng=random.Random(3))
         self.said: list[Block] = []
         self.version = self.clock.now().unix_ns
 
@@ -158,3 +158,15 @@ def test_a_node_in_mode_off_that_passes_signed_records_on_is_followed_by_height(
     mixed["machines"]["its-own"] = Entry("4")
     box.hears(Block(50, "", mixed, "0" * 64, ""), OLD)
     assert box.ledger.get("machines", "its-own") == "3"
+
+
+def test_what_is_merged_does_not_add_up_for_ever():
+    box = Box(max_records=50)
+    for number in range(10):
+        box.signing_says(number, 0, SIGNING, **{f"kairos__{number}-{each}": "1" for each in range(10)})
+    assert len(box.ledger.bucket("kairos") or {}) == 50
+    assert box.ledger.counters["full"] == 50
+    box = Box(max_ledger_bytes=3000)
+    for number in range(10):
+        box.signing_says(number, number, kairos__big=f'"{"x" * number * 1000}"')
+    assert 1000 < len(box.ledger.get("kairos", "big") or "") < 3000
