@@ -107,7 +107,11 @@ func start(r request) (*node, fields, error) {
 	}
 	if !s.NoGossip {
 		n.room = newRoom(n)
-		go n.room.follow()
+		name := n.token.topic(time.Now(), "")
+		if err := n.room.join(name); err != nil {
+			return nil, nil, fmt.Errorf("room: %w", err)
+		}
+		go n.room.follow(name)
 	}
 	n.ledger.start()
 	return n, n.self(), nil

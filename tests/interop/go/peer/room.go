@@ -30,9 +30,8 @@ type room struct {
 
 func newRoom(n *node) *room { return &room{n: n} }
 
-// follow compares the derived topic with the joined one every second, for ever.
-func (r *room) follow() {
-	joined := ""
+// follow compares the derived topic with the joined one every second, for ever. The first one is joined when start answers.
+func (r *room) follow(joined string) {
 	for {
 		if name := r.n.token.topic(time.Now(), ""); name != joined {
 			joined = name
