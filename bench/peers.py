@@ -6,6 +6,7 @@ there says so and ends with status 0.
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,7 +28,8 @@ def need(*versions: str) -> None:
 
 @contextmanager
 def sites() -> Iterator[Callable[..., Site]]:
-    """``make(go, ours, **options)`` → a network that is not started yet; all are gone at the end."""
+    """``make(go, ours, **options)`` → a network that is not started yet; all are gone at the end, also of a SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory() as folder, namespaces() as make:
         made: list[Site] = []
 
