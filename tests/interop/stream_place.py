@@ -81,7 +81,8 @@ async def behind_the_service(stream):
 async def behind_the_egress(stream):
     """The recorded server: answers with what it was asked, or as the recorder did for ``example.test``."""
     http = h11.Connection(h11.SERVER)
-    request, body = None, b""
+    request: Any = None
+    body = b""
     while True:
         event = http.next_event()
         if event is h11.NEED_DATA:
@@ -135,7 +136,7 @@ class EdgevpnsPlace:
         return result
 
     async def _serving(self, conversation, nursery):
-        node = Node(self.us.peer_id)
+        node: Any = Node(self.us.peer_id)
         stranger = "we are not in" in conversation.text
         ledger = MemoryLedger()
         if not stranger:
@@ -197,7 +198,7 @@ class EdgevpnsPlace:
             beat = self.peer.sign("healthcheck", self.peer.peer_id, heartbeat_text(now.unix), now.unix_ns, now.unix)
             text = machine_record(self.peer.peer_id, "they", "x", theirs, "")
             machine = self.peer.sign("machines", theirs, text, now.unix_ns, now.unix)
-            storage = {"healthcheck": {self.peer.peer_id: beat}, "machines": {theirs: machine}}
+            storage: dict[str, Any] = {"healthcheck": {self.peer.peer_id: beat}, "machines": {theirs: machine}}
             service.receive(pack(Block(1, "", storage, "f" * 64, "")), self.peer.peer_id, self.peer.peer_id)
 
         tun = self.tun

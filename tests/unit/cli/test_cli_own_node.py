@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections import Counter
 
 import pytest
 import trio
@@ -152,7 +153,9 @@ def test_an_error_of_the_work_is_raised_as_it_is():
 def test_a_signal_ends_a_server_in_order_and_work_with_its_number(number):
     class Killer:
         name = "killer"
-        counters = ()
+
+        def __init__(self):
+            self.counters: Counter[str] = Counter()
 
         def waiting(self):
             return []
@@ -162,7 +165,7 @@ def test_a_signal_ends_a_server_in_order_and_work_with_its_number(number):
             await trio.sleep_forever()
 
     async def for_ever(_daemon):
-        await trio.sleep_forever()
+        await trio.Event().wait()
         return 0
 
     assert own_node.run(None, services=lambda _parts: [Killer()], environ=ALONE) == 0
@@ -172,7 +175,7 @@ def test_a_signal_ends_a_server_in_order_and_work_with_its_number(number):
 def test_what_is_missing_is_told_once_and_when_it_is_there(monkeypatch, capsys):
     monkeypatch.setattr(own_node, "PATIENCE", 0.0)
     monkeypatch.setattr(own_node, "LOOK", 0.01)
-    lines = []
+    lines: list[str] = []
     monkeypatch.setattr(own_node, "say", lines.append)
 
     async def wait(daemon):

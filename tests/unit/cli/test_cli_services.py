@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from provider_kairos.cli import node_flags, services_work
+from provider_kairos.cli import node_flags, own_node, services_work
 from provider_kairos.cli.app import app
 from provider_kairos.cli.main import run
 from provider_kairos.errors import ConfigError, ExitCode, UsageError
@@ -23,7 +23,7 @@ class Asked:
 
     def __init__(self, monkeypatch):
         self.calls = []
-        monkeypatch.setattr(services_work.own_node, "run", self)
+        monkeypatch.setattr(own_node, "run", self)
 
     def __call__(self, work, *, services, config=None, api=False, adapt=None):
         self.calls.append((work, services, config, api, adapt))

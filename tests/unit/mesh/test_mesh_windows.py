@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import trio
 
 from provider_kairos.mesh.multistream import select
@@ -13,7 +15,7 @@ from provider_kairos.mesh.yamux_frames import INITIAL_WINDOW
 
 def run(scenario, rtt):
     async def main():
-        accepted = []
+        accepted: list[Any] = []
         client, server, *_ = muxer_pair(serves=lambda _protocol: True, on_stream=accepted.append)
         server.rtt = rtt
         async with trio.open_nursery() as nursery:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import random
 from contextlib import asynccontextmanager
+from typing import Any
 
 import h11
 import pytest
@@ -12,7 +13,8 @@ import trio
 import trio.testing
 
 from provider_kairos.clock import ManualClock
-from provider_kairos.services import dialing, http_relay, users
+from provider_kairos.mesh.streams import StreamEndedError
+from provider_kairos.services import dialing, users
 from provider_kairos.services.egress import EDGEVPN_PROTOCOL, PROTOCOL, EgressServer
 from provider_kairos.services.egress_policy import EgressPolicy
 from provider_kairos.services.endpoints import Endpoint, bind
@@ -70,7 +72,8 @@ async def web(nursery, answers=None):
 
     async def serve(stream):
         http = h11.Connection(h11.SERVER)
-        request, body = None, b""
+        request: Any = None
+        body = b""
         while True:
             event = http.next_event()
             if event is h11.NEED_DATA:
@@ -204,7 +207,7 @@ def test_half_an_answer_is_not_passed_on_as_a_whole_one():
         async with network() as (net, nursery):
             server = await web(nursery, {b"/half": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"})
             async with running(egress(net)):
-                with pytest.raises(http_relay.StreamEndedError):
+                with pytest.raises(StreamEndedError):
                     await ask_stream(net, f"GET /half HTTP/1.1\r\nHost: {server}\r\n\r\n".encode())
 
     trio.run(main)
@@ -215,7 +218,7 @@ def test_who_is_no_user_is_reset():
         async with network() as (net, _), running(egress(net)) as service:
             client = net.node("client")
             stream = await client.open_stream(net.nodes["egress"].peer_id, EDGEVPN_PROTOCOL)
-            with pytest.raises(http_relay.StreamEndedError):
+            with pytest.raises(StreamEndedError):
                 await stream.read()
             assert service.counters["egress_not_a_user"] == 1
 

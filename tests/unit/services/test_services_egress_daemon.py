@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from provider_kairos.daemon.parts import Parts, configured
 from provider_kairos.daemon.settings import read_settings
 from provider_kairos.errors import ConfigError
 from provider_kairos.services.egress import EgressServer
+from provider_kairos.services.egress_policy import EgressPolicy
 from provider_kairos.services.testing import MemoryLedger
 from provider_kairos.token import codec
 
@@ -26,7 +28,9 @@ class Mesh:
 
 def services(**environ):
     settings = replace(read_settings({**ENVIRON, **environ}), mdns=False)
-    return configured(Parts(settings, MemoryLedger(), Mesh(), ManualClock(), random.Random(1)))
+    ledger: Any = MemoryLedger()
+    mesh: Any = Mesh()
+    return configured(Parts(settings, ledger, mesh, ManualClock(), random.Random(1)))
 
 
 def policy_of(monkeypatch, **environ):
@@ -48,7 +52,7 @@ def test_the_vpn_is_closed_where_there_is_one(monkeypatch):
 
 
 def test_the_machines_own_addresses_are_closed():
-    policy = egress_service.EgressPolicy(egress_service._own_addresses)
+    policy = EgressPolicy(egress_service._own_addresses)
     for address in egress_service._own_addresses():
         assert policy.refusal(address)
 

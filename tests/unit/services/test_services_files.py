@@ -13,7 +13,8 @@ import trio.testing
 
 from provider_kairos.clock import ManualClock
 from provider_kairos.errors import HostError, NotFoundError, PermissionHostError, UsageError
-from provider_kairos.services import dialing, greeting, receive, send, users
+from provider_kairos.mesh.streams import StreamEndedError
+from provider_kairos.services import dialing, greeting, receive, users
 from provider_kairos.services.partfile import PartFile, destination
 from provider_kairos.services.reasons import FileNotOffered, NameTaken, PeerNotReached
 from provider_kairos.services.receive import FileReceiver, TruncatedError
@@ -187,6 +188,7 @@ def test_a_sender_that_is_not_there_yet_is_waited_for(source, tmp_path):
             await late()
             await receiver.done.wait()
             assert waiting == [FileNotOffered("image")]
+            assert receiver.received is not None
             assert receiver.received.verified
 
     trio.run(main)
@@ -364,7 +366,7 @@ def test_an_edgevpn_receiver_is_reset_when_the_file_is_gone(source):
     async def main():
         async with network() as (net, _), offering(net, {"image": source}):
             source.unlink()
-            with pytest.raises(send.StreamEndedError):
+            with pytest.raises(StreamEndedError):
                 await read_raw(net)
 
     trio.run(main)
