@@ -144,8 +144,8 @@ def test_go_peer_restarts_with_a_new_and_an_old_identity(beside):
 
 
 def test_go_peer_hears_us_through_rotations(beside):
-    """Topic and key change every 8 s; a write of each side passes in each of three epochs (spec 4.6, 17)."""
-    interval, rotations = 8, 3
+    """Topic and key change every 6 s; a write of each side passes in each of three epochs (spec 4.6, 17)."""
+    interval, rotations = 6, 2
     ours, start_peer = beside(interval=interval)
     ours.start()
     go = start_peer()

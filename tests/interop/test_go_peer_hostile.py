@@ -86,6 +86,8 @@ def crowd_of(site, make_go_peer, **ledger):
     space = site.ours[2].space
     go = make_go_peer(space, token=site.token, mdns=True, ledger={**ENFORCE, "sync": 2, "heartbeat": 2, **ledger})
     crowd = Crowd(site, go, site.ours[3].space)
+    go.until(lambda: {node.peer for node in crowd.ours} <= go.room(), "the Go peer has found both")
+    go.do("sync")
     for node in crowd.ours:
         until(lambda node=node: go.id in node.heartbeats(), f"{node.name} has the Go peer's heartbeat")
     return crowd
@@ -234,7 +236,7 @@ def rpcs(topic):
         "unsigned message": encode_delimited(field(2, message)),
         "wrong signature": encode_delimited(field(2, message + field(5, b"s" * 64))),
         "message of nobody": encode_delimited(field(2, field(2, b"data") + field(4, topic))),
-        "ihave flood": encode_delimited(field(3, field(1, ihave))) * 20,
+        "ihave flood": encode_delimited(field(3, field(1, ihave))) * 5,
         "graft and prune": encode_delimited(
             field(3, b"".join(field(3, field(1, b"t%d" % number)) + field(4, field(1, topic)) for number in range(200)))
         ),
