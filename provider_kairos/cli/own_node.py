@@ -17,8 +17,10 @@ import os
 import random
 import shutil
 import signal
+import stat
 import sys
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +51,11 @@ PATIENCE = 2.0
 
 FAREWELL = 0.4
 """Seconds for a broadcast that withdraws our records to reach the peers."""
+
+STATE_PREFIX = "kairos-p2p-node-"
+
+SWEEP = 60.0
+"""Seconds after which a directory that nobody holds was left by a command that was killed."""
 
 _OF_THE_DAEMON = frozenset(
     {
@@ -203,17 +210,40 @@ def _log_to_stderr(level: str) -> None:
 
 @contextmanager
 def _state_directory() -> Iterator[Path]:
-    """A directory of mode 0700 that goes with the command."""
+    """A directory of mode 0700 that goes with the command; what killed commands left goes first."""
     try:
-        directory = Path(tempfile.mkdtemp(prefix="kairos-p2p-"))
+        directory = Path(tempfile.mkdtemp(prefix=STATE_PREFIX))
+        held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise HostError(
             f"cannot make a temporary directory: {error.strerror}", hint="set TMPDIR to a place that can be written"
         ) from error
     try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _sweep(directory.parent)
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+        os.close(held)
+
+
+def _sweep(place: Path) -> None:
+    """Remove directories of commands that were killed: ours, old enough to be held, and held by nobody."""
+    for left in place.glob(f"{STATE_PREFIX}*"):
+        try:
+            found = left.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or time.time() - found.st_mtime < SWEEP:
+                continue
+            descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+        except OSError:  # it is in use
+            continue
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager

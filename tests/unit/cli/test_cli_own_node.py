@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -109,6 +110,24 @@ def peer_of(environ):
 def test_each_run_is_another_node_and_leaves_nothing_behind(tmp_path):
     assert peer_of(ALONE) != peer_of(ALONE)
     assert not list(tmp_path.glob("kairos-p2p-*"))
+
+
+def test_what_killed_commands_left_is_removed_and_nothing_else(tmp_path):
+    names = ("left", "young", "held", "foreign")
+    left, young, held, foreign = (tmp_path / f"{own_node.STATE_PREFIX}{name}" for name in names)
+    foreign = foreign.with_name("kairos-p2p-foreign")
+    for path in (left, young, held, foreign):
+        path.mkdir()
+        (path / "mesh.db").touch()
+        if path != young:
+            os.utime(path, (0, 0))
+    descriptor = os.open(held, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        assert own_node.run(at_once, services=none, environ=ALONE) == 4
+    finally:
+        os.close(descriptor)
+    assert [path.exists() for path in (left, young, held, foreign)] == [False, True, True, True]
 
 
 def test_a_kept_key_is_edgevpns_file(tmp_path):
