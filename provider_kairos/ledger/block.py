@@ -10,13 +10,14 @@ import hashlib
 import itertools
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from provider_kairos.ledger import entry as entries
 from provider_kairos.ledger import gojson
 from provider_kairos.ledger.entry import Entry, LedgerError
+from provider_kairos.ledger.trim import trim
 
 __all__ = [
     "GENESIS_HASH",
@@ -44,6 +45,9 @@ GZIP_HEADER = bytes.fromhex("1f8b08000000000000ff")
 """What Go writes: deflate, no flags, no time, no extra flags, unknown operating system."""
 
 MAX_BLOCK_BYTES = 16 * 1024 * 1024
+MAX_MEMBERS = 16
+"""Of a gzip stream; Go writes one, and looking for the next one costs a copy of the rest."""
+
 MAX_UNSIGNED = 100_000
 """Unsigned records that are taken of a block when the caller sets no limit."""
 
@@ -223,25 +227,39 @@ def pack_text(text: bytes) -> bytes:
 
 
 def unpack(data: bytes, limit: int = MAX_BLOCK_BYTES, held: Storage | None = None, most: int | None = None) -> Block:
-    """Read a gzip stream (all members) of at most ``limit`` bytes unpacked; see :func:`decode`. Raises BlockError."""
-    return decode(unpack_text(data, limit), held, most)
+    """Read a gzip stream; see :func:`decode` for ``held`` and ``most``. Raises BlockError.
+
+    What is longer than half of ``limit`` is trimmed to that (:mod:`provider_kairos.ledger.trim`). Up to four times
+    ``limit`` is unpacked for it, never more than ``limit`` is parsed.
+    """
+    text = unpack_text(data, 4 * limit)
+    if len(text) <= limit // 2:
+        return decode(text, held, most)
+    trimmed = trim(text, limit // 2)
+    if trimmed is not None:
+        read = decode(trimmed.text, held, most)
+        return replace(read, surplus=read.surplus + trimmed.dropped)
+    if len(text) > limit:
+        raise BlockError(f"block unpacks to more than {limit} bytes")
+    return decode(text, held, most)
 
 
 def unpack_text(data: bytes, limit: int = MAX_BLOCK_BYTES) -> bytes:
-    """The unpacked bytes of a gzip stream. Raises BlockError before more than ``limit`` bytes are made."""
-    out = bytearray()
-    rest = data
-    while rest or not out:
+    """The unpacked bytes of a gzip stream (all members). Raises BlockError before more than ``limit`` bytes are made."""
+    parts: list[bytes] = []
+    left, rest = limit, data
+    while rest or not parts:
+        if len(parts) == MAX_MEMBERS:
+            raise BlockError(f"block is made of more than {MAX_MEMBERS} gzip members")
         inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
         try:
-            out += inflate.decompress(rest, limit + 1 - len(out))
+            parts.append(inflate.decompress(rest, left + 1))
         except zlib.error as error:
             raise BlockError(f"block is not gzip: {error}") from None
-        if len(out) > limit:
+        left -= len(parts[-1])
+        if left < 0:
             raise BlockError(f"block unpacks to more than {limit} bytes")
         if not inflate.eof:
             raise BlockError("block is cut off")
         rest = inflate.unused_data
-        if not out and not rest:
-            break
-    return bytes(out)
+    return b"".join(parts)

@@ -19,6 +19,7 @@ from provider_kairos.ledger.leader import fnv1a32, leader
 from provider_kairos.ledger.liveness import heartbeat_text, parse_heartbeat
 from provider_kairos.ledger.policy import Outcome, Surroundings, judge
 from provider_kairos.ledger.signing import Signer, verify
+from provider_kairos.ledger.trim import Trimmed, trim
 
 SIGNERS = [Signer(bytes([number]) * 32) for number in range(1, 5)]
 NOW = 1_800_000_000
@@ -52,6 +53,34 @@ def test_block_round_trip(block: Block):
     assert blocks.block_hash(read) == blocks.block_hash(
         Block(block.index, block.timestamp, read.storage, "", block.prev_hash)
     )
+
+
+@given(block_values, st.integers(0, 3000))
+def test_block_trimmed_text_is_the_same_block_with_fewer_unsigned_records(block: Block, most: int):
+    text = blocks.encode(block)
+    trimmed = trim(text, most)
+    if trimmed is None:
+        assert most < len(text)
+        return
+    assert len(trimmed.text) <= max(most, len(text))
+    read, whole = blocks.decode(trimmed.text), blocks.decode(text)
+    assert (read.index, read.timestamp, read.hash, read.prev_hash) == (
+        whole.index, whole.timestamp, whole.hash, whole.prev_hash,
+    )  # fmt: skip
+    for name, bucket in whole.storage.items():
+        kept = read.storage.get(name, {})
+        assert kept.items() <= bucket.items()
+        assert {key for key, entry in bucket.items() if not entry.legacy} <= kept.keys()
+    if len(text) <= most:
+        assert trimmed == Trimmed(text, 0)
+
+
+@given(block_values, st.integers(0, 3000))
+def test_block_trimming_noise_never_crashes(block: Block, most: int):
+    text = blocks.encode(block)
+    for broken in (text[: most % (len(text) + 1)], text.replace(b":", b" :"), text.replace(b"}", b"", 1), text[::-1]):
+        found = trim(broken, most)
+        assert found is None or len(found.text) <= max(most, len(broken))
 
 
 @given(block_values)

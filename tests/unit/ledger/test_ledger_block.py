@@ -110,10 +110,15 @@ def test_what_is_no_gzip(data: bytes):
 def test_a_bomb_is_not_unpacked():
     bomb = gzip.compress(bytes(50_000_000))
     assert len(bomb) < 100_000
-    with pytest.raises(BlockError, match="more than 1000 bytes"):
+    with pytest.raises(BlockError, match="more than 4000 bytes"):
         blocks.unpack(bomb, limit=1000)
     with pytest.raises(BlockError, match="more than"):
         blocks.unpack(bomb)
+
+
+def test_a_stream_of_very_many_members_is_not_read():
+    with pytest.raises(BlockError, match="members"):
+        blocks.unpack(gzip.compress(b"") * 100_000)
 
 
 def test_keys_are_sorted_and_html_is_escaped():

@@ -26,7 +26,7 @@ var flaws = map[string]flaw{
 	"keys": func(_ *node, amount int) (storage, error) {
 		keys := make(map[string]entry, amount)
 		for number := range amount {
-			keys[fmt.Sprintf("k%d", number)] = entry{Value: "1"}
+			keys[fmt.Sprintf("key-%07d", number)] = entry{Value: `"value"`}
 		}
 		return storage{"flood": keys}, nil
 	},
